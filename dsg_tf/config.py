@@ -1,0 +1,269 @@
+"""What a run is asked to do: frozen, validated, JSON; no TensorFlow.
+
+Each field is checked when the config is made, so that a wrong value is an
+error in the first tenth of a second and not after an hour. The defaults are
+measured; docs/method.md holds the numbers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from typing import Any
+
+from dsg_tf import errors
+
+METHODS = ("dsg", "zeroq", "noise")
+INITIALIZERS = ("natural", "gaussian")
+SCHEDULES = ("cosine", "plateau", "constant")
+RANGE_METHODS = ("minmax", "percentile", "mse", "ema")
+EXPORTERS = ("litert", "tflite_converter")
+IO_TYPES = ("float32", "int8", "uint8", "int16")
+GRANULARITIES = ("channel", "tensor")
+BIAS_CORRECTIONS = ("empirical", "none")
+ACTIVATION_BITS = (8, 16)
+
+
+def _require_choice(subject: str, value, choices: tuple) -> None:
+    if value not in choices:
+        raise errors.UserError(
+            subject,
+            got=repr(value),
+            expected="one of " + ", ".join(str(c) for c in sorted(choices)),
+        )
+
+
+def _require_int(subject: str, value, minimum: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
+        raise errors.UserError(
+            subject, got=repr(value), expected=f"an integer >= {minimum}"
+        )
+
+
+def _require_number(
+    subject: str, value, minimum: float, maximum: float
+) -> None:
+    valid = isinstance(value, int | float) and not isinstance(value, bool)
+    if not (valid and minimum <= value <= maximum):
+        expected = (
+            f"a number >= {minimum:g}"
+            if maximum == math.inf
+            else f"a number from {minimum:g} to {maximum:g}"
+        )
+        raise errors.UserError(subject, got=repr(value), expected=expected)
+
+
+@dataclasses.dataclass(frozen=True)
+class SynthesisConfig:
+    """How samples are made. Every ingredient can be turned off.
+
+    Attributes:
+      method: `dsg`, `zeroq` or `noise`; see `SynthesisConfig.of`.
+      num_samples: samples to make.
+      batch_size: samples optimised together; a batch is a problem of its own.
+      steps: optimiser steps per batch.
+      patience: steps without a fall of the loss by 1 % that end a batch; 0
+        never does.
+      learning_rate: Adam's, in deviations of the input domain per step.
+      schedule: how the rate falls: `cosine` to zero, `plateau` (by ten where
+        the loss has not fallen for `steps / 5`, as ZeroQ's code), `constant`.
+      seed: of all randomness.
+      initializer: `natural` (1/f noise, for image-shaped inputs) or
+        `gaussian`.
+      use_domain: start from the input domain's mean and deviation; otherwise
+        from N(0, 1) in the model's input units.
+      keep_domain: bring samples back into the domain's bounds at each step.
+      normalize_loss: divide distances by sigma and by the number of channels.
+      sample_weight: weight of the moments of each sample.
+      batch_weight: weight of the moments of the whole batch.
+      slack_percentile: DSG's SDA: the percentile, 0..1, of noise probes'
+        distances that becomes the margin (section 3.2); 0 turns SDA off.
+      slack_probes: noise inputs that the margins are derived from.
+      layerwise_enhancement: DSG's LSE (section 3.3).
+      input_weight: weight of the input's own moments (ZeroQ's layer 0).
+      label_weight: weight of the cross-entropy to drawn classes, where a
+        classifier head is found.
+      label_temperature: divides the logits of that cross-entropy: how far
+        beyond certainty a class is asked for.
+      spread_weight: weight of the output-spread loss, where none is found.
+      prior_weight: weight of total variation, for image-shaped inputs.
+    """
+
+    method: str = "dsg"
+    num_samples: int = 64
+    batch_size: int = 16
+    steps: int = 150
+    patience: int = 0
+    learning_rate: float = 0.1
+    schedule: str = "cosine"
+    seed: int = 0
+    initializer: str = "natural"
+    use_domain: bool = True
+    keep_domain: bool = True
+    normalize_loss: bool = True
+    sample_weight: float = 1.0
+    batch_weight: float = 1.0
+    slack_percentile: float = 0.9
+    slack_probes: int = 256
+    layerwise_enhancement: bool = True
+    input_weight: float = 0.0
+    label_weight: float = 1.0
+    label_temperature: float = 3.0
+    spread_weight: float = 0.1
+    prior_weight: float = 0.0
+
+    def __post_init__(self):
+        _require_choice("--method", self.method, METHODS)
+        _require_choice("initializer", self.initializer, INITIALIZERS)
+        _require_choice("schedule", self.schedule, SCHEDULES)
+        for name in ("num_samples", "batch_size", "slack_probes"):
+            _require_int(f"--{name}", getattr(self, name), 1)
+        for name in ("steps", "patience", "seed"):
+            _require_int(f"--{name}", getattr(self, name), 0)
+        for name in _WEIGHTS:
+            _require_number(f"--{name}", getattr(self, name), 0.0, math.inf)
+        _require_number("slack_percentile", self.slack_percentile, 0.0, 1.0)
+        if self.learning_rate == 0:
+            raise errors.UserError(
+                "learning_rate", got="0", expected="a number above 0"
+            )
+
+    @classmethod
+    def of(cls, method: str, **changes) -> SynthesisConfig:
+        """The config of a named method, with some fields changed.
+
+        `dsg` is the default: every ingredient. `zeroq` is ZeroQ as published
+        (Cai et al. 2020, section 3.1 and the released code): N(0, 1) images in
+        the model's input units, the unnormalised per-sample loss with the
+        input as layer 0, 500 steps of Adam at 0.1. `noise` makes white noise
+        of the input domain's moments and optimises nothing.
+
+        Example:
+          >>> SynthesisConfig.of("zeroq").slack_percentile
+          0.0
+        """
+        _require_choice("--method", method, METHODS)
+        fields: dict[str, Any] = {"method": method}
+        if method == "zeroq":
+            fields |= _ZEROQ
+        elif method == "noise":
+            fields |= _NOISE
+        return cls(**(fields | changes))
+
+
+_WEIGHTS = (
+    "learning_rate",
+    "sample_weight",
+    "batch_weight",
+    "input_weight",
+    "label_weight",
+    "label_temperature",
+    "spread_weight",
+    "prior_weight",
+)
+
+_ZEROQ = {
+    "steps": 500,
+    "schedule": "plateau",
+    "initializer": "gaussian",
+    "use_domain": False,
+    "keep_domain": False,
+    "normalize_loss": False,
+    "batch_weight": 0.0,
+    "slack_percentile": 0.0,
+    "layerwise_enhancement": False,
+    "input_weight": 1.0,
+    "label_weight": 0.0,
+    "spread_weight": 0.0,
+}
+
+_NOISE = {"steps": 0, "initializer": "gaussian"}
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportConfig:
+    """What .tflite is written.
+
+    Attributes:
+      exporter: `litert` (LiteRT Quantizer with our ranges) or
+        `tflite_converter` (samples as representative dataset).
+      range_method: how activation ranges are taken from the samples.
+      io_type: type of the .tflite's inputs and outputs.
+      activation_bits: 8 or 16.
+      bias_correction: `empirical` moves biases by what the rounding of the
+        weights does to the means over the samples (DFQ section 4.2); `none`.
+      granularity: scales per output `channel` or per `tensor` of weights.
+      allow_float_ops: accept operations without an integer kernel; they stay
+        float, and the report lists them.
+    """
+
+    exporter: str = "litert"
+    range_method: str = "minmax"
+    io_type: str = "float32"
+    activation_bits: int = 8
+    granularity: str = "channel"
+    bias_correction: str = "empirical"
+    allow_float_ops: bool = False
+
+    def __post_init__(self):
+        _require_choice("--exporter", self.exporter, EXPORTERS)
+        _require_choice("--range_method", self.range_method, RANGE_METHODS)
+        _require_choice("--io_type", self.io_type, IO_TYPES)
+        _require_choice(
+            "--bias_correction", self.bias_correction, BIAS_CORRECTIONS
+        )
+        _require_choice("--granularity", self.granularity, GRANULARITIES)
+        _require_choice(
+            "--activation_bits", self.activation_bits, ACTIVATION_BITS
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class PipelineConfig:
+    """A whole run, from model to report.
+
+    Attributes:
+      synthesis: how samples are made; not used where `samples` is given.
+      export: what is written.
+      samples: path of the user's own samples (.npz, .npy), or empty.
+      signature: the SavedModel's signature; empty chooses serving_default.
+      tags: the SavedModel's tags; empty chooses.
+      input_shapes: full or batch-less shape by input name; the name "" stands
+        for a model's only input.
+      input_range: bounds of the input values, (low, high), or None.
+      verify_samples: further samples, never used for calibration, on which
+        the .tflite is compared with the float graph.
+      min_agreement: the least share of top-1 agreement (or, where there are
+        no classes, of cosine similarity) with the float graph, 0..1.
+      allow_unsafe_ops: accept graphs that touch files or call Python.
+    """
+
+    synthesis: SynthesisConfig = SynthesisConfig()
+    export: ExportConfig = ExportConfig()
+    samples: str = ""
+    signature: str = ""
+    tags: tuple[str, ...] = ()
+    input_shapes: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    input_range: tuple[float, float] | None = None
+    verify_samples: int = 16
+    min_agreement: float = 0.0
+    allow_unsafe_ops: bool = False
+
+    def __post_init__(self):
+        _require_int("--verify_samples", self.verify_samples, 1)
+        _require_number("--min_agreement", self.min_agreement, 0.0, 1.0)
+        if self.input_range is not None:
+            low, high = self.input_range
+            if not (math.isfinite(low) and math.isfinite(high) and low < high):
+                raise errors.UserError(
+                    "--input_range",
+                    got=f"{low},{high}",
+                    expected="two finite numbers, the smaller first",
+                    remedy="for instance --input_range=-1,1",
+                )
+
+
+def to_json(config) -> str:
+    """The config as JSON with sorted keys; equal configs, equal text."""
+    return json.dumps(dataclasses.asdict(config), sort_keys=True)

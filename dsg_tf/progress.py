@@ -1,0 +1,147 @@
+"""Progress of long work: a bar on a terminal, one line every few seconds in a log.
+
+The log lines are the truth; the bar is a courtesy to people who watch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterator
+
+from absl import logging
+
+# Seconds between two lines of a log.
+LOG_INTERVAL_S = 5.0
+
+
+class Task:
+    """One stage with a known amount of work.
+
+    Args:
+      name: what is done, e.g. `synthesis`.
+      total: how much of it there is, in `unit`.
+      unit: of the work, e.g. `steps`.
+      clock: seconds, monotonic; tests pass their own.
+    """
+
+    def __init__(
+        self, name: str, total: int, *, unit: str = "", clock=time.monotonic
+    ):
+        self._name, self._total, self._unit = name, total, unit
+        self._clock = clock
+        self._start = self._last = clock()
+        self._done = self._skipped = 0
+        self._logged = False
+
+    @property
+    def done(self) -> int:
+        return self._done
+
+    def skip(self, amount: int) -> None:
+        """Counts work that an earlier run has done; it does not bear on ETA."""
+        self._skipped += amount
+        self.advance(amount)
+
+    def advance(self, amount: int = 1, detail: str = "") -> None:
+        """Counts work as done and shows it when it is time to."""
+        self._done += amount
+        now = self._clock()
+        if now - self._last >= LOG_INTERVAL_S:
+            self._last = now
+            self._logged = True
+            self.show(self.line(detail))
+
+    def finish(self) -> None:
+        """Says that the stage is over, if it ever said that it runs."""
+        if self._logged:
+            self.show(self.line())
+
+    def show(self, line: str) -> None:
+        logging.info("%s", line)
+
+    def eta_s(self) -> float | None:
+        """Seconds left at the pace so far; None before there is one."""
+        fresh = self._done - self._skipped
+        if fresh <= 0:
+            return None
+        return (self._clock() - self._start) / fresh * self._left
+
+    def line(self, detail: str = "") -> str:
+        """For instance `synthesis 40/750 steps (5 %), 58 s left, loss 0.9`."""
+        share = 100 * self._done // max(self._total, 1)
+        text = f"{self._name} {self._done}/{self._total} {self._unit}".rstrip()
+        text += f" ({share} %)"
+        eta = self.eta_s()
+        if eta is not None and self._left:
+            text += f", {eta:.0f} s left"
+        return f"{text}, {detail}" if detail else text
+
+    @property
+    def _left(self) -> int:
+        return max(self._total - self._done, 0)
+
+
+class _BarTask(Task):
+    """A task that also moves a bar of rich."""
+
+    def __init__(self, name, total, *, unit, bar):
+        super().__init__(name, total, unit=unit)
+        self._bar = bar
+        self._id = bar.add_task(name, total=total, detail="")
+
+    def advance(self, amount: int = 1, detail: str = "") -> None:
+        self._done += amount
+        self._bar.update(self._id, advance=amount, detail=detail)
+
+    def finish(self) -> None:
+        self._bar.update(self._id, completed=self._total)
+
+
+@contextlib.contextmanager
+def task(name: str, total: int, *, unit: str = "") -> Iterator[Task]:
+    """A stage of work, shown on a terminal as a bar and elsewhere as lines.
+
+    Example:
+      >>> with task("calibration", 2, unit="samples") as stage:
+      ...     for _ in range(2):
+      ...         stage.advance()
+      >>> stage.done
+      2
+    """
+    if not sys.stderr.isatty():
+        stage = Task(name, total, unit=unit)
+        yield stage
+        stage.finish()
+        return
+    from rich import console, progress
+
+    columns = (
+        progress.TextColumn("{task.description:12}"),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TimeRemainingColumn(),
+        progress.TextColumn("{task.fields[detail]}"),
+    )
+    with (
+        progress.Progress(
+            *columns, console=console.Console(stderr=True)
+        ) as bar,
+        _logs_above_the_bar(),
+    ):
+        stage = _BarTask(name, total, unit=unit, bar=bar)
+        yield stage
+        stage.finish()
+
+
+@contextlib.contextmanager
+def _logs_above_the_bar() -> Iterator[None]:
+    """Sends absl's lines through the stream that rich has put in place."""
+    handler = logging.get_absl_handler().python_handler
+    stream = handler.stream
+    handler.stream = sys.stderr
+    try:
+        yield
+    finally:
+        handler.stream = stream

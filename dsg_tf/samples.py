@@ -1,0 +1,355 @@
+"""Samples as an artefact: made, kept, read back, checked; no TensorFlow.
+
+While samples are made they live in a folder, one memory-mapped .npy file per
+input, with a journal of the batches that are finished: memory does not grow
+with their number, and a killed run goes on where it was. When all are there
+they are packed into one `samples.npz` that carries where they come from. The
+same reader takes a user's own .npz or .npy.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+import shutil
+import zipfile
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from dsg_tf import errors
+
+_METADATA = "metadata.json"
+_LABELS = "labels"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SampleSet:
+    """Inputs for a model, read lazily from disk.
+
+    Attributes:
+      arrays: by input name, (N, ...), in what the model takes.
+      metadata: how they were made; empty for a user's own.
+    """
+
+    arrays: Mapping[str, np.ndarray]
+    metadata: Mapping[str, object] = dataclasses.field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return min((len(a) for a in self.arrays.values()), default=0)
+
+    def split(self, held_out: int) -> tuple[SampleSet, SampleSet]:
+        """(all but the last `held_out` samples, the last `held_out`)."""
+        cut = len(self) - held_out
+        first = {k: a[:cut] for k, a in self.arrays.items()}
+        last = {k: a[cut:] for k, a in self.arrays.items()}
+        return (
+            SampleSet(first, self.metadata),
+            SampleSet(last, self.metadata),
+        )
+
+
+class SampleFolder:
+    """Samples under way: a folder that remembers which batches are done.
+
+    Args:
+      path: the folder; made if it is not there.
+      shapes: the shape of one sample, by input name.
+      dtypes: NumPy dtype by input name.
+      count: how many samples there will be.
+      key: text that identifies model and config; a folder with another key
+        is begun anew.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        *,
+        shapes: Mapping[str, Sequence[int]],
+        dtypes: Mapping[str, np.dtype],
+        count: int,
+        key: str,
+    ):
+        self._path = pathlib.Path(path)
+        self._path.mkdir(parents=True, exist_ok=True)
+        self._key = key
+        names = list(shapes)
+        self._files = {n: self._path / f"{i}.npy" for i, n in enumerate(names)}
+        self._journal = self._path / "journal.json"
+        self._done = self._read_journal()
+        mode = "r+" if self._done else "w+"
+        self._maps = {
+            name: np.lib.format.open_memmap(
+                file,
+                mode=mode,
+                **(
+                    {}
+                    if mode == "r+"
+                    else {
+                        "dtype": dtypes[name],
+                        "shape": (count, *shapes[name]),
+                    }
+                ),
+            )
+            for name, file in self._files.items()
+        }
+        self._labels = np.full(count, -1, np.int32)
+        for start, labels in self._done.items():
+            self._labels[start : start + len(labels)] = labels
+
+    @property
+    def finished(self) -> frozenset[int]:
+        """Index of the first sample of each finished batch."""
+        return frozenset(self._done)
+
+    def write(
+        self,
+        start: int,
+        values: Mapping[str, np.ndarray],
+        labels: np.ndarray,
+    ) -> None:
+        """Stores a finished batch, then notes it in the journal."""
+        for name, array in self._maps.items():
+            room = len(array) - start
+            array[start : start + len(values[name])] = values[name][:room]
+            array.flush()
+        self._labels[start : start + len(labels)] = labels[
+            : len(self._labels) - start
+        ]
+        self._done[start] = [int(v) for v in self._labels[start:][: len(labels)]]
+        temporary = self._journal.with_suffix(".tmp")
+        temporary.write_text(
+            json.dumps({"key": self._key, "done": list(self._done.items())})
+        )
+        os.replace(temporary, self._journal)
+
+    def pack(self, path: str | os.PathLike, metadata: Mapping) -> SampleSet:
+        """Packs all samples into one .npz and opens it.
+
+        The file is written under a temporary name and renamed. It is not
+        compressed, so that it can be memory-mapped.
+        """
+        path = pathlib.Path(path)
+        temporary = path.with_name(path.name + ".tmp")
+        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+            for name, file in self._files.items():
+                with _entry(archive, f"{name}.npy") as entry:
+                    with file.open("rb") as source:
+                        shutil.copyfileobj(source, entry, 1 << 20)
+            with _entry(archive, f"{_LABELS}.npy") as entry:
+                np.lib.format.write_array(entry, self._labels)
+            with _entry(archive, _METADATA) as entry:
+                entry.write(json.dumps(metadata, sort_keys=True).encode())
+        os.replace(temporary, path)
+        return read(path, inputs={n: None for n in self._files})
+
+    def remove(self) -> None:
+        """Deletes the folder's own files."""
+        self._maps = {}
+        for file in (*self._files.values(), self._journal):
+            file.unlink(missing_ok=True)
+        self._path.rmdir()
+
+    def _read_journal(self) -> dict[int, list[int]]:
+        try:
+            journal = json.loads(self._journal.read_text())
+        except (OSError, ValueError):
+            return {}
+        if journal.get("key") != self._key:
+            return {}
+        if not all(file.exists() for file in self._files.values()):
+            return {}
+        return {start: labels for start, labels in journal["done"]}
+
+
+def read(
+    path: str | os.PathLike,
+    *,
+    inputs: Mapping[str, tuple[int | None, ...] | None],
+) -> SampleSet:
+    """Opens samples.npz, or a user's own .npz or .npy.
+
+    Args:
+      path: the file. A .npy, or an .npz with a single array beside labels,
+        serves a model with one input under any name.
+      inputs: the shape of one sample by input name, None where any will do.
+
+    Returns:
+      The samples, memory-mapped where the file allows it.
+
+    Raises:
+      errors.UserError: the file is not there, is not of these formats, lacks
+        an input, or holds another shape.
+    """
+    path = pathlib.Path(path)
+    arrays, metadata = _open(path)
+    labels = arrays.pop(_LABELS, None) if len(arrays) > len(inputs) else None
+    del labels
+    if len(inputs) == 1 and set(arrays) != set(inputs):
+        candidates = [k for k, a in arrays.items() if a.ndim > 1]
+        (name,) = inputs
+        if name not in arrays and len(candidates) == 1:
+            arrays = {name: arrays[candidates[0]]}
+    chosen = {}
+    for name, shape in inputs.items():
+        if name not in arrays:
+            raise errors.UserError(
+                str(path),
+                got="arrays " + (", ".join(sorted(arrays)) or "none"),
+                expected="an array for each input: " + ", ".join(inputs),
+            )
+        chosen[name] = _check_shape(path, name, arrays[name], shape)
+    counts = {name: len(a) for name, a in chosen.items()}
+    if len(set(counts.values())) > 1:
+        raise errors.UserError(
+            str(path),
+            got=f"different numbers of samples: {counts}",
+            expected="the same number for each input",
+        )
+    return SampleSet(chosen, metadata)
+
+
+def check_values(
+    subject: str,
+    name: str,
+    array: np.ndarray,
+    *,
+    minimum: float,
+    maximum: float,
+    deviation: float,
+    integer: bool,
+) -> None:
+    """Refuses samples that cannot be inputs of the model.
+
+    Args:
+      subject: the file, for the error.
+      name: the input.
+      array: (N, ...).
+      minimum, maximum: the domain's bounds; infinite where unknown.
+      deviation: the domain's.
+      integer: whether only whole numbers are valid.
+
+    Raises:
+      errors.UserError: values are not finite, lie far outside of the bounds
+        (0..255 pixels for a [-1, 1] model), fill a vanishing part of them
+        ([0, 1] pixels for a 0..255 model), or are not whole.
+    """
+    head = np.asarray(array[:64], np.float64)
+    if not np.isfinite(head).all():
+        raise errors.UserError(
+            subject,
+            got=f"values of {name!r} that are not finite",
+            expected="finite numbers",
+        )
+    low, high = float(head.min()), float(head.max())
+    slack = 0.0 if integer else 0.5 * (maximum - minimum)
+    outside = low < minimum - slack or high > maximum + slack
+    vanishing = np.isfinite(deviation) and head.std() < 0.02 * deviation
+    remedy = (
+        "preprocess them as the model expects, or give the range with"
+        " --input_range"
+    )
+    if np.isfinite(slack) and (outside or vanishing):
+        raise errors.UserError(
+            subject,
+            got=f"values of {name!r} in [{low:.4g}, {high:.4g}]",
+            expected=f"values in [{minimum:.4g}, {maximum:.4g}]",
+            remedy=remedy,
+        )
+    if integer and (head != np.rint(head)).any():
+        raise errors.UserError(
+            subject,
+            got=f"fractional values of {name!r}",
+            expected="whole numbers",
+            remedy=remedy,
+        )
+
+
+def _entry(archive: zipfile.ZipFile, name: str):
+    """A member to write to; its time is fixed: same samples, same bytes."""
+    return archive.open(zipfile.ZipInfo(name), "w", force_zip64=True)
+
+
+def _check_shape(path, name, array, shape):
+    fits = shape is None or (
+        array.ndim == len(shape) + 1
+        and all(
+            want is None or want == have
+            for want, have in zip(shape, array.shape[1:], strict=True)
+        )
+    )
+    if not fits:
+        raise errors.UserError(
+            str(path),
+            got=f"shape {tuple(array.shape)} for {name!r}",
+            expected=f"(N, {', '.join(str(d) for d in shape)})",
+        )
+    if len(array) == 0:
+        raise errors.UserError(
+            str(path), got="no samples", expected="at least one"
+        )
+    if array.dtype.kind not in "fiu":
+        raise errors.UserError(
+            str(path),
+            got=f"{array.dtype} values for {name!r}",
+            expected="numbers",
+        )
+    return array
+
+
+def _open(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict]:
+    expected = "an .npz with one array per input, or an .npy"
+    if not path.is_file():
+        raise errors.UserError(
+            str(path), got="no such file", expected=expected
+        )
+    try:
+        if not zipfile.is_zipfile(path):
+            return {"": np.load(path, mmap_mode="r")}, {}
+        with zipfile.ZipFile(path) as archive:
+            arrays = {
+                info.filename.removesuffix(".npy"): _member(path, archive, info)
+                for info in archive.infolist()
+                if info.filename.endswith(".npy")
+            }
+            metadata = {}
+            if _METADATA in archive.namelist():
+                metadata = json.loads(archive.read(_METADATA))
+            return arrays, metadata
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise errors.UserError(
+            str(path), got=f"an unreadable file ({error})", expected=expected
+        ) from error
+
+
+def _member(path, archive, info) -> np.ndarray:
+    """An array of an .npz: memory-mapped if stored, loaded if compressed."""
+    with archive.open(info) as stream:
+        if info.compress_type != zipfile.ZIP_STORED:
+            return np.lib.format.read_array(stream, allow_pickle=False)
+        version = np.lib.format.read_magic(stream)
+        read_header = (
+            np.lib.format.read_array_header_1_0
+            if version == (1, 0)
+            else np.lib.format.read_array_header_2_0
+        )
+        shape, fortran, dtype = read_header(stream)
+        header_size = stream.tell()
+        if dtype.hasobject:
+            raise ValueError("it holds Python objects")
+    with path.open("rb") as file:
+        file.seek(info.header_offset + 26)
+        name_size, extra_size = np.frombuffer(file.read(4), "<u2")
+    offset = info.header_offset + 30 + int(name_size) + int(extra_size)
+    if 0 in shape:
+        return np.empty(shape, dtype)
+    return np.memmap(
+        path,
+        dtype,
+        "r",
+        offset=offset + header_size,
+        shape=shape,
+        order="F" if fortran else "C",
+    )
