@@ -1,0 +1,224 @@
+"""What happens around the synthesis steps, as Keras callbacks."""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+import pathlib
+from collections.abc import Collection, Sequence
+
+import keras
+import numpy as np
+
+from dsg_tf import progress
+
+
+class BatchNormTargets(keras.callbacks.Callback):
+    """Reads the BN moments; sets targets and slack margins at the start.
+
+    The margins are DSG's (section 3.2): noise of the input domain goes through
+    the model, and the percentile of |m - mu| and |s - sigma| over samples and
+    channels, in the unit of the loss, becomes the layer's margin. They belong
+    to this very model, so they are computed, once, and kept for the batches
+    that follow.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self._done = False
+
+    def on_train_begin(self, logs=None):
+        if self._done:
+            return
+        model, config = self.model, self.model.config
+        for layer, target in zip(model.batch_norms, model.targets, strict=True):
+            target.mean.assign(layer.mean)
+            target.sigma.assign(layer.sigma)
+        if config.slack_percentile:
+            self._set_margins(model, config)
+        self._done = True
+
+    def _set_margins(self, model, config) -> None:
+        rng = np.random.default_rng([config.seed, 2**31])
+        count = -(-config.slack_probes // config.batch_size)
+        gathered = [([], []) for _ in model.targets]
+        for _ in range(count):
+            moments = model.features(model.probe(rng))
+            for k, (mean, deviation) in enumerate(moments):
+                target, scale = model.targets[k], model.scale(k)
+                for values, actual, wanted in zip(
+                    gathered[k],
+                    (mean, deviation),
+                    (target.mean, target.sigma),
+                    strict=True,
+                ):
+                    values.append(np.abs(actual - wanted.value) / scale)
+        for target, (means, deviations) in zip(
+            model.targets, gathered, strict=True
+        ):
+            p = 100 * config.slack_percentile
+            target.mean_margin.assign(np.percentile(means, p))
+            target.sigma_margin.assign(np.percentile(deviations, p))
+
+
+class KeepInputDomain(keras.callbacks.Callback):
+    """Brings the samples back into the input domain after each step."""
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.model.project()
+
+
+class CosineAnneal(keras.callbacks.Callback):
+    """Lowers the learning rate to zero along half a cosine.
+
+    Args:
+      learning_rate: the rate of the first step.
+      steps: the number of steps that the curve spans.
+    """
+
+    def __init__(self, learning_rate: float, steps: int):
+        super().__init__()
+        self._learning_rate = learning_rate
+        self._steps = steps
+        self._step = 0
+
+    def on_train_begin(self, logs=None):
+        self._step = 0
+
+    def on_train_batch_begin(self, batch, logs=None):
+        progress = self._step / self._steps
+        rate = 0.5 * self._learning_rate * (1 + math.cos(math.pi * progress))
+        self.model.optimizer.learning_rate.assign(rate)
+        self._step += 1
+
+
+class PlateauAnneal(keras.callbacks.Callback):
+    """Divides the learning rate by ten where the loss has stopped falling.
+
+    ZeroQ's released code lowers the rate so (patience of a fifth of the steps,
+    not below a thousandth of the first rate).
+
+    Args:
+      learning_rate: the rate of the first step.
+      patience: steps without a new minimum before the rate falls.
+    """
+
+    def __init__(self, learning_rate: float, patience: int):
+        super().__init__()
+        self._learning_rate = learning_rate
+        self._patience = max(patience, 1)
+
+    def on_train_begin(self, logs=None):
+        self._rate = self._learning_rate
+        self._best, self._since = math.inf, 0
+        self.model.optimizer.learning_rate.assign(self._rate)
+
+    def on_train_batch_end(self, batch, logs=None):
+        loss = float(logs["loss"])
+        if loss < self._best * (1 - 1e-4):
+            self._best, self._since = loss, 0
+            return
+        self._since += 1
+        if self._since >= self._patience:
+            self._since = 0
+            self._rate = max(self._rate / 10, self._learning_rate / 1000)
+            self.model.optimizer.learning_rate.assign(self._rate)
+
+
+class StopWhenSettled(keras.callbacks.Callback):
+    """Ends a batch whose loss has stopped falling.
+
+    Args:
+      patience: steps in which the best loss must fall by `min_change`.
+      min_change: relative, e.g. 0.01.
+    """
+
+    def __init__(self, patience: int, *, min_change: float = 0.01):
+        super().__init__()
+        self._patience = patience
+        self._min_change = min_change
+
+    def on_train_begin(self, logs=None):
+        self._best, self._since = None, 0
+
+    def on_train_batch_end(self, batch, logs=None):
+        loss = float(logs["loss"])
+        best = self._best
+        if best is None or loss < best - self._min_change * abs(best):
+            self._best, self._since = loss, 0
+            return
+        self._since += 1
+        if self._since >= self._patience:
+            self.model.stop_training = True
+
+
+class DistanceLog(keras.callbacks.Callback):
+    """Writes the distance of every BN layer, once an epoch, as CSV.
+
+    Columns: batch, epoch, loss, then one per layer: the normalised squared
+    distance of the batch's moments from the layer's.
+
+    Args:
+      path: the file.
+      finished: batches that an earlier run has finished; their rows stay, all
+        other rows of an earlier run go.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike, *, finished: Collection[int] = ()
+    ):
+        super().__init__()
+        self._path = pathlib.Path(path)
+        self._finished = {str(batch) for batch in finished}
+        self._started = False
+
+    def on_train_begin(self, logs=None):
+        if not self._started:
+            self._started = True
+            names = [layer.name for layer in self.model.batch_norms]
+            header = ["batch", "epoch", "loss", *names]
+            self._write("w", [header, *self._earlier_rows(header)])
+
+    def on_epoch_end(self, epoch, logs=None):
+        distances = self.model.distances.numpy()
+        values = [f"{v:.6g}" for v in (logs["loss"], *distances)]
+        self._write("a", [[self.model.batch_index, epoch, *values]])
+
+    def _earlier_rows(self, header: Sequence[str]) -> list[list[str]]:
+        if not (self._finished and self._path.exists()):
+            return []
+        with self._path.open(newline="") as file:
+            rows = list(csv.reader(file))
+        if rows[:1] != [header]:
+            return []
+        return [row for row in rows[1:] if row and row[0] in self._finished]
+
+    def _write(self, mode: str, rows: Sequence[Sequence]) -> None:
+        with self._path.open(mode, newline="") as file:
+            csv.writer(file).writerows(rows)
+
+
+class ShowProgress(keras.callbacks.Callback):
+    """Counts steps on a progress display.
+
+    Args:
+      stage: what counts; see `dsg_tf.progress`.
+      steps: steps that one batch counts for, also where it ends earlier.
+    """
+
+    def __init__(self, stage: progress.Task, steps: int):
+        super().__init__()
+        self._stage = stage
+        self._steps = steps
+        self._counted = 0
+
+    def on_train_begin(self, logs=None):
+        self._counted = 0
+
+    def on_train_batch_end(self, batch, logs=None):
+        self._counted += 1
+        self._stage.advance(1, f"loss {float(logs['loss']):.3g}")
+
+    def on_train_end(self, logs=None):
+        self._stage.advance(self._steps - self._counted)

@@ -1,0 +1,192 @@
+"""Batch after batch of samples, written out as they finish, with resume."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+
+import keras
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from dsg_tf import (
+    bn_statistics,
+    classifier_head,
+    input_domain,
+    progress,
+    samples,
+)
+from dsg_tf import config as config_lib
+from dsg_tf.graph import frozen, ir
+from dsg_tf.synthesis import callbacks as callbacks_lib
+from dsg_tf.synthesis import initializers, input_space
+from dsg_tf.synthesis import synthesizer as synthesizer_lib
+
+# Steps of an epoch at most: what callbacks that act on epochs (CSVLogger,
+# TensorBoard, DistanceLog) see as one row.
+_EPOCH_STEPS = 10
+
+
+def synthesize(
+    graph: ir.Graph,
+    config: config_lib.SynthesisConfig,
+    *,
+    layers: Sequence[bn_statistics.BatchNorm],
+    domains: Mapping[str, input_domain.InputDomain],
+    count: int,
+    folder: str | os.PathLike,
+    key: str,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+) -> samples.SampleFolder:
+    """Makes `count` samples in `folder`, going on where a killed run stopped.
+
+    Args:
+      graph: the frozen graph, BN intact, as the model's owner made it.
+      config: how.
+      layers: the graph's BN layers; may be empty for the method `noise`.
+      domains: the domain of each input, by name.
+      count: samples to make.
+      folder: where the samples and `distances.csv` go.
+      key: text that identifies model and config, for resuming.
+      callbacks: the user's own, Keras callbacks.
+
+    Returns:
+      The finished folder.
+
+    Raises:
+      FloatingPointError: the loss is not finite.
+    """
+    folder = pathlib.Path(folder)
+    float_graph = with_float_inputs(graph)
+    store = samples.SampleFolder(
+        folder / "samples.parts",
+        shapes={p.name: p.shape[1:] for p in graph.inputs},
+        dtypes={p.name: p.dtype.as_numpy_dtype for p in graph.inputs},
+        count=count,
+        key=key,
+    )
+    size = batch_size(float_graph, config)
+    if size != config.batch_size:
+        logging.info(
+            "the model's batch size is fixed: samples are made %d at a time",
+            size,
+        )
+        config = dataclasses.replace(config, batch_size=size)
+    starts = range(0, count, size)
+    open_starts = [s for s in starts if s not in store.finished]
+    if len(open_starts) < len(starts):
+        logging.info(
+            "resuming: %d of %d batches are there",
+            len(starts) - len(open_starts),
+            len(starts),
+        )
+    if config.steps == 0:
+        _noise(float_graph, config, domains, store, open_starts)
+        return store
+    if not open_starts:
+        return store
+    model = synthesizer_lib.Synthesizer(
+        float_graph,
+        layers,
+        domains=domains,
+        head=classifier_head.find(float_graph),
+        config=config,
+    )
+    model.compile(
+        optimizer=keras.optimizers.Adam(config.learning_rate),
+        # XLA makes these graphs a hundred times slower on CPU.
+        jit_compile=bool(tf.config.list_logical_devices("GPU")),
+    )
+    # Built before the step is traced, which otherwise is traced twice: once to
+    # make the optimiser's variables and once more without.
+    model.optimizer.build(model.trainable_variables)
+    steps = config.steps
+    with progress.task("synthesis", len(starts) * steps, unit="steps") as stage:
+        stage.skip((len(starts) - len(open_starts)) * steps)
+        finished = [s // size for s in starts if s in store.finished]
+        ours = _callbacks(config, folder, stage, finished=finished)
+        for start in open_starts:
+            values, labels = _batch(model, start // size, [*ours, *callbacks])
+            whole = {n: domains[n].finish(v) for n, v in values.items()}
+            store.write(start, whole, labels)
+    return store
+
+
+def with_float_inputs(graph: ir.Graph) -> ir.Graph:
+    """The graph with its integer inputs moved behind their casts."""
+    for port in graph.inputs:
+        if port.dtype.is_integer:
+            graph = frozen.with_float_input(graph, port.name)
+    return graph
+
+
+def batch_size(graph: ir.Graph, config: config_lib.SynthesisConfig) -> int:
+    """The batch size to work with: the config's, or the model's if fixed."""
+    fixed = {port.shape[0] for port in graph.inputs} - {None}
+    if not fixed or fixed == {config.batch_size}:
+        return config.batch_size
+    if frozen.accepts_batch_size(graph, config.batch_size):
+        return config.batch_size
+    return fixed.pop()
+
+
+def _batch(model, index: int, callbacks) -> tuple[dict, np.ndarray]:
+    """Optimises one batch from its start to its end."""
+    config = model.config
+    model.reset(index)
+    per_epoch = max(
+        n for n in range(1, _EPOCH_STEPS + 1) if config.steps % n == 0
+    )
+    history = model.fit(
+        tf.data.Dataset.from_tensors(0).repeat(),
+        steps_per_epoch=per_epoch,
+        epochs=config.steps // per_epoch,
+        verbose=0,
+        shuffle=False,
+        callbacks=callbacks,
+    )
+    if not np.isfinite(history.history["loss"][-1]):
+        raise FloatingPointError(
+            f"the synthesis loss of batch {index} is not finite"
+        )
+    return model.values(), model.labels.numpy()
+
+
+def _callbacks(
+    config, folder, stage, *, finished
+) -> list[keras.callbacks.Callback]:
+    """The callbacks that the config asks for, in the order they act."""
+    chosen = [callbacks_lib.BatchNormTargets()]
+    if config.keep_domain:
+        chosen.append(callbacks_lib.KeepInputDomain())
+    if config.schedule == "cosine":
+        chosen.append(
+            callbacks_lib.CosineAnneal(config.learning_rate, config.steps)
+        )
+    elif config.schedule == "plateau":
+        chosen.append(
+            callbacks_lib.PlateauAnneal(config.learning_rate, config.steps // 5)
+        )
+    if config.patience:
+        chosen.append(callbacks_lib.StopWhenSettled(config.patience))
+    log = folder / "distances.csv"
+    chosen.append(callbacks_lib.DistanceLog(log, finished=finished))
+    chosen.append(callbacks_lib.ShowProgress(stage, config.steps))
+    return chosen
+
+
+def _noise(graph, config, domains, store, starts) -> None:
+    """White noise, with the domain's moments and bounds if these are used."""
+    graph = frozen.with_batch_size(graph, config.batch_size)
+    for start in starts:
+        rng = np.random.default_rng([config.seed, start // config.batch_size])
+        values = {}
+        for port in graph.inputs:
+            domain = domains[port.name]
+            space = input_space.InputSpace.of(port, domain, config)
+            noise = initializers.gaussian(rng, space.shape)
+            values[port.name] = domain.finish(space.to_model(noise))
+        store.write(start, values, np.full(config.batch_size, -1))

@@ -1,0 +1,332 @@
+"""The keras.Model whose variables are the samples.
+
+The network under quantization is a frozen function inside; there is nothing in
+it to train. `fit` runs steps on one batch of samples, and Keras callbacks, ours
+and the user's, do what happens around the steps. Batches are independent:
+`reset` prepares the next one, and the step is traced once for all of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from dsg_tf import (
+    bn_statistics,
+    classifier_head,
+    input_domain,
+)
+from dsg_tf import config as config_lib
+from dsg_tf.graph import frozen, ir
+from dsg_tf.synthesis import initializers, input_space, losses
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Target:
+    """What one BN layer asks of the samples; set by a callback.
+
+    Attributes:
+      mean, sigma: float32 (C,), of the layer's input.
+      mean_margin, sigma_margin: slack, scalars in units of the scale.
+    """
+
+    mean: keras.Variable
+    sigma: keras.Variable
+    mean_margin: keras.Variable
+    sigma_margin: keras.Variable
+
+
+class Synthesizer(keras.Model):
+    """Samples as trainable variables of a loss on a frozen graph.
+
+    Variables are in deviations from the domain's mean, so that one learning
+    rate fits a 0..255 model and a [-1, 1] model alike.
+
+    Args:
+      graph: the frozen graph, float inputs.
+      layers: its BN layers.
+      domains: the domain of each input, by name.
+      head: its classifier head, or None.
+      config: which ingredients the loss has.
+
+    Attributes:
+      samples: the variable of each input, by name, float32 (B, ...).
+      targets: one `Target` a BN layer.
+      labels: int32 (B,), the class asked of each sample.
+      enhancement: float32 (B, N), weight of each layer for each sample.
+      distances: float32 (N,), the last step's distance per layer.
+      batch_index: the batch at work.
+    """
+
+    def __init__(
+        self,
+        graph: ir.Graph,
+        layers: Sequence[bn_statistics.BatchNorm],
+        *,
+        domains: Mapping[str, input_domain.InputDomain],
+        head: classifier_head.ClassifierHead | None,
+        config: config_lib.SynthesisConfig,
+    ):
+        super().__init__(name="synthesizer")
+        self._graph = frozen.with_batch_size(graph, config.batch_size)
+        self._batch_norms = tuple(layers)
+        self._head = head
+        self._config = config
+        self._spaces = {
+            port.name: input_space.InputSpace.of(
+                port, domains[port.name], config
+            )
+            for port in self._graph.inputs
+        }
+        covered = [head.logits] if head else [p.tensor for p in graph.outputs]
+        self._forward = frozen.to_function(
+            self._graph, [layer.input for layer in layers] + covered
+        )
+        batch, count = config.batch_size, len(self._batch_norms)
+        self.samples = {
+            name: self.add_weight(shape=i.shape, name=f"samples_{n}")
+            for n, (name, i) in enumerate(self._spaces.items())
+        }
+        self.targets = tuple(self._target(layer) for layer in self._batch_norms)
+        self.labels = self._state((batch,), "labels", dtype="int32")
+        self.enhancement = self._state((batch, count), "enhancement")
+        self.distances = self._state((count,), "distances")
+        self.batch_index = 0
+        self.built = True
+
+    @property
+    def batch_norms(self) -> tuple[bn_statistics.BatchNorm, ...]:
+        """The BN layers, in the order of `targets` and `distances`."""
+        return self._batch_norms
+
+    @property
+    def config(self) -> config_lib.SynthesisConfig:
+        return self._config
+
+    def reset(self, batch_index: int) -> None:
+        """Prepares the batch with this index; a function of seed and index."""
+        config = self._config
+        self.batch_index = batch_index
+        rng = np.random.default_rng([config.seed, batch_index])
+        for name, variable in self.samples.items():
+            variable.assign(self._spaces[name].initial(rng))
+        classes = self._head.num_classes if self._head else 1
+        self.labels.assign(_balanced_labels(rng, classes, config.batch_size))
+        weights = tf.ones((config.batch_size, len(self._batch_norms)))
+        if config.layerwise_enhancement:
+            weights = losses.enhancement_weights(
+                config.batch_size,
+                len(self._batch_norms),
+                first=batch_index * config.batch_size,
+            )
+        self.enhancement.assign(weights)
+        if self.optimizer is not None:
+            if not self.optimizer.built:
+                # A step that makes variables would be traced twice.
+                self.optimizer.build(self.trainable_variables)
+            for variable in self.optimizer.variables:
+                variable.assign(tf.zeros_like(variable))
+            # A schedule or a user's callback may have left another rate.
+            self.optimizer.learning_rate.assign(config.learning_rate)
+
+    def project(self) -> None:
+        """Brings the samples back into the bounds of their domains."""
+        for name, variable in self.samples.items():
+            low, high = self._spaces[name].bounds
+            variable.assign(tf.clip_by_value(variable, low, high))
+
+    def values(self) -> dict[str, np.ndarray]:
+        """The samples in the model's input units, by input name."""
+        return {
+            name: self._spaces[name].to_model(variable.numpy())
+            for name, variable in self.samples.items()
+        }
+
+    def features(
+        self, inputs: Mapping[str, np.ndarray]
+    ) -> list[tuple[tf.Tensor, tf.Tensor]]:
+        """m and s of every layer for inputs in the model's units, (B, C)."""
+        tensors = self._forward(
+            *(tf.constant(inputs[p.name]) for p in self._graph.inputs)
+        )
+        return [
+            losses.sample_moments(h, layer.channel_axis, epsilon=layer.epsilon)
+            for layer, h in zip(self._batch_norms, tensors, strict=False)
+        ]
+
+    def probe(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """One batch of white noise of the domain, for the slack margins."""
+        return {
+            name: i.to_model(initializers.gaussian(rng, i.shape))
+            for name, i in self._spaces.items()
+        }
+
+    def scale(self, index: int) -> tf.Tensor | float:
+        """The unit of layer `index`'s distances: sigma (C,), or 1."""
+        if not self._config.normalize_loss:
+            return 1.0
+        return self.targets[index].sigma.value
+
+    def train_step(self, data):
+        """One step on all samples of the batch; no weight has a gradient."""
+        del data
+        variables = self.trainable_variables
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            for variable in variables:
+                tape.watch(variable.value)
+            terms = self._terms()
+            loss = tf.add_n(list(terms.values()))
+        gradients = tape.gradient(loss, [v.value for v in variables])
+        self.optimizer.apply(gradients, variables)
+        return {"loss": loss, **terms}
+
+    def _terms(self) -> dict[str, tf.Tensor]:
+        """Every term of the loss that is turned on, by name."""
+        config = self._config
+        inputs = {
+            n: self._spaces[n].to_model_tensor(v.value)
+            for n, v in self.samples.items()
+        }
+        tensors = self._forward(*inputs.values())
+        features, covered = (
+            tensors[: len(self._batch_norms)],
+            tensors[len(self._batch_norms) :],
+        )
+        terms = {"bns": self._bns(features)}
+        if config.input_weight:
+            own = [_own_moments(v.value) for v in self.samples.values()]
+            terms["input"] = config.input_weight * tf.add_n(own)
+        if self._head is not None and config.label_weight:
+            scores = tf.reshape(
+                covered[0], (config.batch_size, covered[0].shape[-1])
+            )
+            terms["label"] = config.label_weight * losses.label_loss(
+                scores,
+                self.labels.value,
+                temperature=config.label_temperature,
+                multi_label=self._head.multi_label,
+            )
+        if self._head is None and config.spread_weight:
+            spread = [
+                losses.spread_loss(t)
+                for t in covered
+                if t.shape.rank and t.dtype.is_floating
+            ]
+            if spread:
+                terms["spread"] = config.spread_weight * tf.add_n(spread)
+        if config.prior_weight:
+            images = [
+                v.value
+                for n, v in self.samples.items()
+                if self._spaces[n].is_image
+            ]
+            if images:
+                total = [losses.total_variation(i) for i in images]
+                terms["prior"] = config.prior_weight * tf.add_n(total)
+        return terms
+
+    def _bns(self, features: Sequence[tf.Tensor]) -> tf.Tensor:
+        """The BNS loss: SDA and LSE per sample, plus the batch's moments."""
+        config = self._config
+        distances = []
+        total = tf.constant(0.0)
+        for k, (layer, h) in enumerate(
+            zip(self._batch_norms, features, strict=True)
+        ):
+            per_sample, per_batch = self._distances(k, layer, h)
+            weighted = config.batch_weight * per_batch
+            if per_sample is not None:
+                weight = self.enhancement.value[:, k]
+                weighted += config.sample_weight * tf.reduce_mean(
+                    weight * per_sample
+                )
+            elif not config.batch_weight:
+                # Without positions only the batch has moments.
+                weighted = config.sample_weight * per_batch
+            total += weighted
+            distances.append(per_batch)
+        self.distances.assign(tf.stack(distances))
+        return total
+
+    def _distances(self, k: int, layer, features):
+        """A layer's distance per sample (B,) or None, and of the batch."""
+        target = self.targets[k]
+        mean, deviation = losses.sample_moments(
+            features, layer.channel_axis, epsilon=layer.epsilon
+        )
+        scale = self.scale(k)
+        count = layer.num_channels if self._config.normalize_loss else 1.0
+        batch_mean, batch_deviation = losses.batch_moments(
+            mean, deviation, epsilon=layer.epsilon
+        )
+        per_batch = (
+            losses.slack_distance(batch_mean, target.mean.value, scale=scale)
+            + losses.slack_distance(
+                batch_deviation, target.sigma.value, scale=scale
+            )
+        ) / count
+        positions = losses.has_positions(features, layer.channel_axis)
+        if not positions or self._config.sample_weight == 0:
+            return None, per_batch
+        per_sample = (
+            losses.slack_distance(
+                mean,
+                target.mean.value,
+                margin=target.mean_margin.value,
+                scale=scale,
+            )
+            + losses.slack_distance(
+                deviation,
+                target.sigma.value,
+                margin=target.sigma_margin.value,
+                scale=scale,
+            )
+        ) / count
+        return per_sample, per_batch
+
+    def _target(self, layer: bn_statistics.BatchNorm) -> Target:
+        channels = (layer.num_channels,)
+        return Target(
+            mean=self._state(channels, "mean"),
+            sigma=self._state(channels, "sigma", initializer="ones"),
+            mean_margin=self._state((), "mean_margin"),
+            sigma_margin=self._state((), "sigma_margin"),
+        )
+
+    def _state(self, shape, name, *, dtype="float32", initializer="zeros"):
+        return self.add_weight(
+            shape=shape,
+            name=name,
+            dtype=dtype,
+            initializer=initializer,
+            trainable=False,
+        )
+
+
+def _own_moments(values: tf.Tensor) -> tf.Tensor:
+    """Distance of an input from mean 0 and deviation 1 (ZeroQ's layer 0)."""
+    axis = values.shape.rank - 1
+    mean, deviation = losses.sample_moments(values, axis)
+    if not losses.has_positions(values, axis):
+        mean, deviation = losses.batch_moments(mean, deviation)
+    return tf.reduce_mean(
+        losses.slack_distance(mean, tf.zeros_like(mean))
+        + losses.slack_distance(deviation, tf.ones_like(deviation))
+    )
+
+
+def _balanced_labels(
+    rng: np.random.Generator, classes: int, count: int
+) -> np.ndarray:
+    """Classes for the samples of a batch, int32 (count,).
+
+    Drawn without replacement within a batch, so that a batch covers as many
+    classes as it can.
+    """
+    rounds = -(-count // classes)
+    drawn = np.concatenate([rng.permutation(classes) for _ in range(rounds)])
+    return drawn[:count].astype(np.int32)
