@@ -1,0 +1,275 @@
+"""TensorFlow graphs to .tflite by TFLiteConverter, float and classic int8.
+
+`to_float` is the first half of our own export: no optimizations, float
+weights, operations fused. `by_converter` is the classic road, with the
+samples as `representative_dataset`. Both give the file the model's own input
+and output names, in the model's order, which the converter changes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+from ai_edge_litert import schema_py_generated as schema
+from tensorflow.lite.python import convert_phase
+
+from dsg_tf import errors, qtypes, quiet
+from dsg_tf.tflite import flatbuffer, policy
+
+_IO_DTYPES = {
+    "float32": tf.float32,
+    "int8": tf.int8,
+    "uint8": tf.uint8,
+    "int16": tf.int16,
+}
+
+
+def to_float(
+    function: tf.types.experimental.ConcreteFunction,
+    *,
+    input_names: Sequence[str] | None = None,
+    output_names: Sequence[str] | None = None,
+) -> bytes:
+    """Converts a frozen function to a float .tflite.
+
+    Args:
+      function: variables frozen, batch dimension 1.
+      input_names: public names in the order of `function.inputs`; by default
+        the placeholders' names.
+      output_names: likewise for the outputs; by default `output_<i>`.
+
+    Returns:
+      The file's bytes, with one signature, `serving_default`.
+
+    Raises:
+      UserError: listing the operations that have no TFLite kernel.
+    """
+    return _named(
+        _convert(_converter(function)), function, input_names, output_names
+    )
+
+
+def by_converter(
+    function: tf.types.experimental.ConcreteFunction,
+    representative_dataset: Callable[[], Iterable[Mapping[str, np.ndarray]]],
+    *,
+    io_type: str = "float32",
+    activation_bits: int = 8,
+    granularity: qtypes.Granularity = qtypes.Granularity.CHANNEL,
+    allow_float_ops: bool = False,
+    input_names: Sequence[str] | None = None,
+    output_names: Sequence[str] | None = None,
+) -> bytes:
+    """Quantizes by TFLiteConverter with a representative dataset.
+
+    Args:
+      function: variables frozen, batch dimension 1.
+      representative_dataset: makes an iterable of samples; a sample is
+        (1, ...) by public input name.
+      io_type: type of inputs and outputs; see `check_io_type`.
+      activation_bits: 8 or 16.
+      granularity: of weight scales.
+      allow_float_ops: let operations without an integer kernel stay float.
+      input_names: as for `to_float`.
+      output_names: as for `to_float`.
+
+    Returns:
+      The file's bytes.
+
+    Raises:
+      UserError: operations that cannot be converted or quantized, listed.
+    """
+    check_io_type(io_type, activation_bits)
+    names = list(input_names or _placeholders(function))
+    # The converter feeds lists in the file's own order of inputs, which only
+    # a converted file tells.
+    view = flatbuffer.read(_convert(_converter(function)))
+    indices = _input_indices(view, function)
+    order = [indices.index(index) for index in view.inputs]
+    converter = _converter(function)
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter.representative_dataset = lambda: (
+        [np.asarray(sample[names[i]]) for i in order]
+        for sample in representative_dataset()
+    )
+    ops = tf.lite.OpsSet
+    converter.target_spec.supported_ops = [
+        ops.TFLITE_BUILTINS_INT8
+        if activation_bits == 8
+        else ops.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8
+    ]
+    if allow_float_ops:
+        converter.target_spec.supported_ops.append(ops.TFLITE_BUILTINS)
+    converter.inference_input_type = _IO_DTYPES[io_type]
+    converter.inference_output_type = _IO_DTYPES[io_type]
+    converter._experimental_disable_per_channel = (
+        granularity is qtypes.Granularity.TENSOR
+    )
+    model = _named(_convert(converter), function, input_names, output_names)
+    # Asked for integers only, it still leaves some operations float.
+    found = [] if allow_float_ops else policy.float_ops(model)
+    if found:
+        raise errors.UserError(
+            f"integer export with {activation_bits}-bit activations",
+            got="operations that stay float: "
+            + ", ".join(f"{f.op} ({f.tensor})" for f in found[:5]),
+            expected="operations with an integer form",
+            remedy="--allow_float_ops accepts a file that is float in places",
+        )
+    return model
+
+
+def check_io_type(io_type: str, activation_bits: int) -> None:
+    """Refuses types of inputs and outputs that the activations do not fit.
+
+    8-bit activations go with float32, int8 or uint8; 16-bit ones with float32
+    or int16: an int8 input would throw half of the bits away that were asked
+    for.
+
+    Raises:
+      UserError: the pair is none of these.
+    """
+    fitting = {8: ("float32", "int8", "uint8"), 16: ("float32", "int16")}
+    if activation_bits not in fitting:
+        raise errors.UserError(
+            "--activation_bits", got=repr(activation_bits), expected="8 or 16"
+        )
+    if io_type not in fitting[activation_bits]:
+        raise errors.UserError(
+            f"--io_type with {activation_bits}-bit activations",
+            got=repr(io_type),
+            expected=" or ".join(fitting[activation_bits]),
+            remedy="--io_type=float32 goes with both widths",
+        )
+
+
+def _converter(function) -> tf.lite.TFLiteConverter:
+    # Without the second argument the converter takes a deprecated road that
+    # writes no signature.
+    return tf.lite.TFLiteConverter.from_concrete_functions(
+        [function], tf.Module()
+    )
+
+
+def _convert(converter: tf.lite.TFLiteConverter) -> bytes:
+    """Runs the converter, its chatter kept for debugging only."""
+    with quiet.captured_stderr() as chatter:
+        try:
+            return bytes(converter.convert())
+        except convert_phase.ConverterError as error:
+            failure: Exception = error
+        except (ValueError, RuntimeError) as error:
+            # What the quantizer of the classic road raises.
+            failure = error
+    logging.debug("TFLiteConverter: %s\n%s", failure, "".join(chatter))
+    raise _user_error(failure) from failure
+
+
+def _user_error(failure: Exception) -> errors.UserError:
+    """One line in place of the converter's pages."""
+    ops: dict[str, None] = {}
+    for record in getattr(failure, "errors", []):
+        if record.operator.name.startswith(("tf.", "tfl.")):
+            ops[record.operator.name.split(".", 1)[1]] = None
+    if not ops:
+        ops = dict.fromkeys(re.findall(r"'tfl?\.(\w+)' op ", str(failure)))
+    if ops:
+        return errors.UserError(
+            "model",
+            got="operations that TFLite cannot take: " + ", ".join(sorted(ops)),
+            expected="TFLite builtin operations",
+            remedy="replace them, or end the model before them",
+        )
+    lines = [line for line in str(failure).splitlines() if line.strip()]
+    return errors.UserError(
+        "model",
+        got=f"TFLiteConverter's refusal: {lines[0] if lines else failure!r}",
+        expected="a graph that TFLiteConverter takes",
+        remedy="--verbosity=1 prints its whole message",
+    )
+
+
+def _placeholders(function) -> list[str]:
+    return [t.op.name for t in function.inputs]
+
+
+def _named(
+    model: bytes,
+    function,
+    input_names: Sequence[str] | None,
+    output_names: Sequence[str] | None,
+) -> bytes:
+    """Gives a converted file public names, and the function's order.
+
+    Args:
+      model: the converter's bytes.
+      function: what was converted.
+      input_names: public names in the order of `function.inputs`.
+      output_names: public names in the order of `function.outputs`.
+    """
+    view = flatbuffer.read(model)
+    inputs = _input_indices(view, function)
+    outputs = _output_indices(view, function)
+    flatbuffer.set_interface(
+        view.raw,
+        list(zip(input_names or _placeholders(function), inputs, strict=True)),
+        list(
+            zip(
+                output_names or [f"output_{i}" for i in range(len(outputs))],
+                outputs,
+                strict=True,
+            )
+        ),
+    )
+    _make_names_unique(view.raw.subgraphs[0].tensors)
+    return flatbuffer.write(view.raw)
+
+
+def _input_indices(view: flatbuffer.Model, function) -> list[int]:
+    """Tensor indices in the order of the function's inputs."""
+    # The converter names signature inputs after the placeholders; graphs with
+    # IdentityN come out without a signature and keep the tensors' names.
+    by_name = view.signature_inputs or {
+        view.tensors[i].name.removesuffix(":0"): i for i in view.inputs
+    }
+    names = _placeholders(function)
+    if set(by_name) != set(names):
+        raise RuntimeError(
+            f"converted inputs: got {sorted(by_name)}; expected {sorted(names)}"
+        )
+    return [by_name[name] for name in names]
+
+
+def _output_indices(view: flatbuffer.Model, function) -> list[int]:
+    """Tensor indices in the order of the function's outputs."""
+    named = view.signature_outputs
+    numbered = [f"output_{i}" for i in range(len(function.outputs))]
+    if not named:
+        indices = list(view.outputs)
+    elif set(named) == set(numbered):
+        indices = [named[name] for name in numbered]
+    else:  # A function that returns a dict: TensorFlow flattens by key.
+        indices = [named[name] for name in sorted(named)]
+    for index, tensor in zip(indices, function.outputs, strict=True):
+        # Not the type: integer outputs are asked for at times.
+        if not tensor.shape.is_compatible_with(view.tensors[index].shape):
+            raise RuntimeError(
+                f"converted output {tensor.name}: got shape"
+                f" {view.tensors[index].shape}; expected {tensor.shape}"
+            )
+    return indices
+
+
+def _make_names_unique(tensors: list[schema.TensorT]) -> None:
+    """Ranges, quantizer and reports all go by the name of a tensor."""
+    seen: set[bytes] = set()
+    for index, tensor in enumerate(tensors):
+        name = tensor.name or b"tensor"
+        if name in seen:
+            name += b"#%d" % index
+        tensor.name = name
+        seen.add(name)

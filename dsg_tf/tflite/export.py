@@ -1,0 +1,349 @@
+"""Float .tflite to integer .tflite by LiteRT Quantizer, on our own grids.
+
+The quantizer is given a range for every activation *and* every weight, so
+that each scale, zero point and integer in its output is one that `plan` had
+fixed before. Its own calibration (a moving average that the first sample
+dominates) is never used. `readback.check` compares the result with the plan.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+from absl import logging
+from ai_edge_litert import schema_py_generated as schema
+from litert_quantizer import algorithm_manager, qtyping, quantizer
+
+from dsg_tf import errors, qtypes, uniform
+from dsg_tf.tflite import (
+    bias_correction,
+    convert,
+    flatbuffer,
+    plan,
+    policy,
+    stand_ins,
+    weights,
+)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Requested:
+    """What was asked for, for `readback.check`.
+
+    Attributes:
+      tensors: grid (and integers, for constants) by tensor name.
+      float_ops: (operation, first output's name) of those that stay float.
+      inputs: public names of the inputs, in order.
+      outputs: public names of the outputs, in order.
+      io_type: type of inputs and outputs.
+    """
+
+    tensors: Mapping[str, weights.Quantized]
+    float_ops: tuple[tuple[str, str], ...]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    io_type: str
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Exported:
+    """An integer .tflite and what it should hold.
+
+    Attributes:
+      model: the file's bytes.
+      requested: every grid and integer that was asked for.
+    """
+
+    model: bytes
+    requested: Requested
+
+
+def export(
+    float_tflite: bytes,
+    ranges: Mapping[str, qtypes.TensorRange],
+    *,
+    activation_bits: int = 8,
+    io_type: str = "float32",
+    options: weights.Options | None = None,
+    input_means: Mapping[str, np.ndarray] | None = None,
+    allow_float_ops: bool = False,
+) -> Exported:
+    """Quantizes a float .tflite on our own ranges.
+
+    Args:
+      float_tflite: by `convert.to_float`.
+      ranges: by name of every activation (`calibration.calibrate`).
+      activation_bits: 8 or 16.
+      io_type: type of inputs and outputs; see `convert.check_io_type`.
+      options: how weights are quantized; by default 8 bits, per channel,
+        min-max.
+      input_means: by `bias_correction.input_means`, to correct the biases for
+        the rounding of the weights; None leaves the biases as they are.
+      allow_float_ops: whether operations without an integer form may stay
+        float, between a DEQUANTIZE and a QUANTIZE.
+
+    Returns:
+      The integer file and what was asked for.
+
+    Raises:
+      UserError: operations without an integer form, missing ranges, a pair of
+        `io_type` and `activation_bits` that does not fit.
+      ValueError: a weight grid is nowhere in the file.
+    """
+    convert.check_io_type(io_type, activation_bits)
+    options = options or weights.Options()
+    if not allow_float_ops:
+        refuse_float_ops(float_tflite, activation_bits=activation_bits)
+    view = _separated(flatbuffer.read(float_tflite))
+    chosen = weights.choose(view, options)
+    planned = plan.make(
+        view, ranges, chosen=chosen, activation_bits=activation_bits
+    )
+    if input_means is not None:
+        view = bias_correction.corrected(view, planned.weights, input_means)
+        # Biases bound weight scales from below, so that all is planned anew.
+        planned = plan.make(
+            view, ranges, chosen=chosen, activation_bits=activation_bits
+        )
+    _put_weights_on_grid(view, planned)
+    model = _quantize(
+        stand_ins.disguised(flatbuffer.write(view.raw), activation_bits),
+        _statistics(view, planned),
+        activation_bits=activation_bits,
+        io_type=io_type,
+        granularity=options.granularity,
+    )
+    model = _mended(stand_ins.revealed(model, view), view, planned)
+    tensors = {
+        name: weights.Quantized(params)
+        for name, params in planned.activations.items()
+    }
+    requested = Requested(
+        tensors=tensors | planned.constants,
+        float_ops=planned.float_ops,
+        inputs=tuple(view.input_names()),
+        outputs=tuple(view.output_names()),
+        io_type=io_type,
+    )
+    return Exported(model, requested)
+
+
+def refuse_float_ops(float_tflite: bytes, *, activation_bits: int = 8) -> None:
+    """Raises where the export would leave operations in float.
+
+    Raises:
+      UserError: listing them.
+    """
+    found = policy.unsupported_ops(
+        float_tflite, activation_bits=activation_bits
+    )
+    if found:
+        listed = ", ".join(f"{f.op} ({f.tensor})" for f in found[:5])
+        more = f" and {len(found) - 5} more" if len(found) > 5 else ""
+        raise errors.UserError(
+            f"integer export with {activation_bits}-bit activations",
+            got=f"operations that would stay float: {listed}{more}",
+            expected="operations with an integer form",
+            remedy=(
+                "--exporter=tflite_converter knows more of them, and"
+                " --allow_float_ops accepts a file that is float in places"
+            ),
+        )
+
+
+def _separated(view: flatbuffer.Model) -> flatbuffer.Model:
+    """A copy in which float constants are shared between like uses only.
+
+    The converter merges equal constants: one tensor of zeros becomes the bias
+    of many convolutions, each of which needs other steps and integers. Weights
+    that several operations share in the same way stay one tensor.
+    """
+    raw = copy.deepcopy(view.raw)
+    graph = raw.subgraphs[0]
+    used_buffers: set[int] = set()
+    for tensor in view.tensors:
+        if not tensor.constant or tensor.dtype != "float32":
+            continue
+        uses: dict[object, list[tuple[int, int]]] = {}
+        for op in view.consumers[tensor.index]:
+            shared = weights.operand(view, op) is tensor and op.name
+            for slot, index in enumerate(op.inputs):
+                if index == tensor.index:
+                    key = shared or (op.index, slot)
+                    uses.setdefault(key, []).append((op.index, slot))
+        original = graph.tensors[tensor.index]
+        for number, places in enumerate(uses.values()):
+            target = tensor.index
+            if number:
+                clone = copy.copy(original)
+                clone.name = original.name + b"#%d" % number
+                target = len(graph.tensors)
+                graph.tensors.append(clone)
+            _give_own_buffer(raw, graph.tensors[target], used_buffers)
+            for op_index, slot in places:
+                graph.operators[op_index].inputs[slot] = target
+    return flatbuffer.view_of(raw)
+
+
+def _give_own_buffer(
+    raw: schema.ModelT, tensor: schema.TensorT, used: set[int]
+) -> None:
+    if tensor.buffer in used:
+        clone = copy.copy(raw.buffers[tensor.buffer])
+        tensor.buffer = len(raw.buffers)
+        raw.buffers.append(clone)
+    used.add(tensor.buffer)
+
+
+def _mended(
+    model: bytes, source: flatbuffer.Model, planned: plan.Plan
+) -> bytes:
+    """Gives the quantizer's file what it loses on the way.
+
+    Outputs that nothing reads (a part of a SPLIT) it leaves float32.
+
+    It keeps inputs and outputs in place, but loses track of their names where
+    one tensor is two outputs, and of the tensor where an input is an output.
+    """
+    view = flatbuffer.read(model)
+    raw = view.raw
+    graph = raw.subgraphs[0]
+    passed = dict(zip(source.inputs, graph.inputs, strict=True))
+    outputs = [
+        passed.get(old, new)
+        for old, new in zip(source.outputs, graph.outputs, strict=True)
+    ]
+    for op in view.ops:
+        for index in op.outputs:
+            _type_unused(view, index, planned)
+    flatbuffer.set_interface(
+        raw,
+        list(zip(source.input_names(), graph.inputs, strict=True)),
+        list(zip(source.output_names(), outputs, strict=True)),
+    )
+    return flatbuffer.write(raw)
+
+
+def _type_unused(
+    view: flatbuffer.Model, index: int, planned: plan.Plan
+) -> None:
+    """Quantizes an output that nothing reads, in place."""
+    tensor = view.tensors[index]
+    read = view.consumers[index] or index in view.outputs
+    producer = view.producers[index]
+    stays = (producer.name, view.tensors[producer.outputs[0]].name)
+    if (
+        read
+        or tensor.dtype != "float32"
+        or tensor.name not in planned.activations
+        or stays in planned.float_ops
+    ):
+        return
+    params = planned.activations[tensor.name]
+    raw = view.raw.subgraphs[0].tensors[index]
+    types = schema.TensorType
+    raw.type = types.INT8 if params.qmax <= 127 else types.INT16
+    raw.quantization = schema.QuantizationParametersT()
+    raw.quantization.scale = [float(params.scale[0])]
+    raw.quantization.zeroPoint = [int(params.zero_point[0])]
+
+
+def _put_weights_on_grid(view: flatbuffer.Model, planned: plan.Plan) -> None:
+    """Writes planned integers times scale over the float weights.
+
+    The quantizer then finds our integers whatever our bit width, clipping or
+    rounding: each float32 value is within 2^-17 steps of its integer.
+    """
+    for name, target in planned.weights.items():
+        values = uniform.dequantize(target.codes, target.params)
+        tensor = view.raw.subgraphs[0].tensors[view.by_name[name].index]
+        view.raw.buffers[tensor.buffer].data = np.frombuffer(
+            values.astype(np.float32).tobytes(), np.uint8
+        )
+
+
+def _statistics(
+    view: flatbuffer.Model, planned: plan.Plan
+) -> dict[str, dict[str, np.ndarray]]:
+    """The "calibration result" from which the quantizer gets our grids.
+
+    It computes scale = (max - min) / 255, or max / 127 where symmetric, in
+    the type that it is given. From whole multiples of our float32 scale in
+    float64 that is our scale again, exactly. Biases follow from the others.
+    """
+    statistics = {}
+    constants = planned.weights | planned.operands
+    for name, params in (
+        *planned.activations.items(),
+        *((name, target.params) for name, target in constants.items()),
+    ):
+        # Weights lie in int8 whatever their bits, so that its ends count.
+        qmin, qmax = params.qmin, params.qmax
+        if name in planned.weights:
+            qmin, qmax = -127, 127
+        shape = [1] * len(view.by_name[name].shape)
+        if params.axis is not None:
+            shape[params.axis] = -1
+        scale = params.scale.astype(np.float64)
+        statistics[name] = {
+            "min": (scale * (qmin - params.zero_point)).reshape(shape),
+            "max": (scale * (qmax - params.zero_point)).reshape(shape),
+        }
+    return statistics
+
+
+def _quantize(
+    float_tflite: bytes,
+    statistics: dict[str, dict[str, np.ndarray]],
+    *,
+    activation_bits: int,
+    io_type: str,
+    granularity: qtypes.Granularity,
+) -> bytes:
+    """Runs LiteRT Quantizer with a recipe for all operations."""
+    names = qtyping.TFLOperationName
+    config = policy.op_config(activation_bits, granularity)
+    recipe = [
+        (names.ALL_SUPPORTED, config),
+        # Its kernels take one scale for the whole second operand.
+        (
+            names.BATCH_MATMUL,
+            policy.op_config(activation_bits, qtypes.Granularity.TENSOR),
+        ),
+    ]
+    if io_type == "uint8":
+        unsigned = policy.op_config(activation_bits, granularity, unsigned=True)
+        recipe += [(names.INPUT, unsigned), (names.OUTPUT, unsigned)]
+    work = _Quantizer(bytearray(float_tflite))
+    for name, op_config in recipe:
+        work.update_quantization_recipe(".*", name, op_config, policy.ALGORITHM)
+    if io_type == "float32":
+        none = algorithm_manager.AlgorithmName.NO_QUANTIZE
+        for name in (names.INPUT, names.OUTPUT):
+            work.update_quantization_recipe(".*", name, algorithm_key=none)
+    verbosity = logging.get_verbosity()
+    # It logs every tensor that it touches.
+    logging.set_verbosity(min(verbosity, logging.WARNING))
+    try:
+        result = work.quantize(
+            statistics,
+            enable_progress_report=False,
+            enable_progress_bar=False,
+        )
+    finally:
+        logging.set_verbosity(verbosity)
+    return bytes(result.quantized_model)
+
+
+class _Quantizer(quantizer.Quantizer):
+    """LiteRT Quantizer without its look for empty statistics.
+
+    For that look it starts an interpreter, which refuses operations under the
+    code of a stand-in; and none of our statistics is empty.
+    """
+
+    def _ensure_model_qsv_sufficient(self, calibration_result):
+        del calibration_result

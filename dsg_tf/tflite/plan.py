@@ -1,0 +1,267 @@
+"""Which grid every tensor of a .tflite gets: all of it, beforehand.
+
+From ranges of the activations and the constants in the float file, a plan
+fixes scale and zero point of each activation, and the integers of each
+weight and bias too. The exporter makes LiteRT Quantizer write exactly this,
+and the read-back compares the file with it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+from dsg_tf import errors, qtypes, uniform
+from dsg_tf.tflite import flatbuffer, policy, weights
+
+# XNNPACK refuses a whole file in which input_scale * weight_scale /
+# output_scale reaches 2^8; half of that leaves room for rounding.
+_MAX_MULTIPLIER = 2.0**7
+# The int8 kernel of ADD aborts the process where the output's step is below
+# 2^-19 of an input's; XNNPACK takes ratios down to 2^-10, and a finer grid
+# than that holds nothing that the inputs' grids could tell.
+_MAX_STEP_RATIO = 2.0**10
+_SUMS = frozenset({"ABS", "ADD", "LEAKY_RELU", "PRELU", "RELU", "RELU6", "SUB"})
+_PRODUCTS = frozenset({"BATCH_MATMUL", "MUL"})
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Plan:
+    """What a whole file should be.
+
+    Attributes:
+      activations: grid by tensor name.
+      weights: grid and integers by tensor name.
+      biases: likewise.
+      operands: likewise, of constants that are neither.
+      float_ops: (operation, first output's name) of those that stay float.
+    """
+
+    activations: dict[str, qtypes.QuantParams]
+    weights: dict[str, weights.Quantized]
+    biases: dict[str, weights.Quantized]
+    operands: dict[str, weights.Quantized]
+    float_ops: tuple[tuple[str, str], ...]
+
+    @property
+    def constants(self) -> dict[str, weights.Quantized]:
+        """Weights, biases and other operands."""
+        return self.weights | self.biases | self.operands
+
+
+def make(
+    view: flatbuffer.Model,
+    ranges: Mapping[str, qtypes.TensorRange],
+    *,
+    chosen: Mapping[int, qtypes.QuantParams],
+    activation_bits: int = 8,
+) -> Plan:
+    """Plans the quantization of a float .tflite.
+
+    Args:
+      view: the file; constants are not shared between uses of different
+        kinds (`export` sees to that).
+      ranges: by name of every activation.
+      chosen: grid by tensor index, of all weights, by `weights.choose`.
+      activation_bits: 8 or 16.
+
+    Returns:
+      The plan.
+
+    Raises:
+      UserError: ranges are missing.
+    """
+    resolver = _Resolver(view, ranges, chosen, activation_bits)
+    grids = resolver.activations()
+    found: tuple[dict, dict, dict] = ({}, {}, {})
+    for op in resolver.integer_ops:
+        if weights.operand(view, op) is not None:
+            found[0].update(weights.quantized(view, op, grids, chosen))
+            found[1].update(weights.quantized_bias(view, op, grids, found[0]))
+        else:
+            found[2].update(resolver.operands(op, grids))
+    return Plan(
+        activations={view.tensors[i].name: p for i, p in grids.items()},
+        weights=found[0],
+        biases=found[1],
+        operands=found[2],
+        float_ops=tuple(
+            (op.name, view.tensors[op.outputs[0]].name)
+            for op in view.ops
+            if op not in resolver.integer_ops and policy.touches_float(view, op)
+        ),
+    )
+
+
+class _Resolver:
+    """Turns ranges into grids under the ties that kernels put on scales."""
+
+    def __init__(
+        self,
+        view: flatbuffer.Model,
+        ranges: Mapping[str, qtypes.TensorRange],
+        chosen: Mapping[int, qtypes.QuantParams],
+        activation_bits: int,
+    ):
+        self._view = view
+        self._bits = activation_bits
+        self._spec = policy.activation_spec(activation_bits)
+        self._chosen = chosen
+        self.integer_ops = [
+            op
+            for op in view.ops
+            if not policy.reason_for_float(op, activation_bits)
+        ]
+        self._ranges = self._checked(ranges)
+        self._adopt_output_ranges()
+
+    def activations(self) -> dict[int, qtypes.QuantParams]:
+        """Grid by tensor index, of all float activations."""
+        grids: dict[int, qtypes.QuantParams] = {}
+        producers = {
+            index: op for op in self.integer_ops for index in op.outputs
+        }
+        # Inputs of the model and outputs of float operations stand alone.
+        for index, bounds in self._ranges.items():
+            if index not in producers:
+                grids[index] = self._grid(bounds)
+        for index, op in producers.items():
+            if index in self._ranges:
+                grids[index] = self._output_grid(op, index, grids)
+        return grids
+
+    def operands(
+        self, op: flatbuffer.Op, grids: Mapping[int, qtypes.QuantParams]
+    ) -> dict[str, weights.Quantized]:
+        """Float constants of an operation without weights, by name."""
+        found = {}
+        for index in op.inputs:
+            if not self._is_float_constant(index):
+                continue
+            tensor = self._view.tensors[index]
+            if policy.scales(op) is policy.Scales.AS_OUTPUT:
+                params = grids[op.outputs[0]]
+                codes = uniform.quantize(self._view.constant(tensor), params)
+                found[tensor.name] = weights.Quantized(params, codes)
+            else:
+                found[tensor.name] = self._operand(op, index)
+        return found
+
+    def _checked(
+        self, ranges: Mapping[str, qtypes.TensorRange]
+    ) -> dict[int, qtypes.TensorRange]:
+        needed = self._view.float_activations()
+        missing = [t.name for t in needed if t.name not in ranges]
+        if missing:
+            raise errors.UserError(
+                f"ranges of {len(missing)} activations",
+                got="none for " + ", ".join(missing[:3]),
+                expected="a range for every activation",
+                remedy="calibrate on this very .tflite",
+            )
+        return {t.index: ranges[t.name].with_zero() for t in needed}
+
+    def _adopt_output_ranges(self) -> None:
+        """Lets operands of a Concat have its range from the start.
+
+        Otherwise the quantizer puts a QUANTIZE in between, which rounds a
+        second time. Only for tensors that nothing else reads.
+        """
+        view = self._view
+        free = {
+            index
+            for op in self.integer_ops
+            if policy.scales(op) is not policy.Scales.FIXED
+            and policy.scales(op) is not policy.Scales.AS_INPUT
+            for index in op.outputs
+            if index in self._ranges and len(view.consumers[index]) == 1
+        } - set(view.outputs)
+        for op in reversed(self.integer_ops):
+            if policy.scales(op) is not policy.Scales.AS_OUTPUT:
+                continue
+            for index in op.inputs:
+                if index in free:
+                    self._ranges[index] = self._ranges[op.outputs[0]]
+
+    def _grid(self, bounds: qtypes.TensorRange) -> qtypes.QuantParams:
+        return uniform.affine_params(
+            bounds, self._spec.bits, self._spec.symmetric
+        )
+
+    def _output_grid(
+        self,
+        op: flatbuffer.Op,
+        index: int,
+        grids: Mapping[int, qtypes.QuantParams],
+    ) -> qtypes.QuantParams:
+        kind = policy.scales(op)
+        if kind is policy.Scales.FIXED:
+            scale, zero_point = policy.FIXED_OUTPUTS[op.name][self._bits]
+            return qtypes.QuantParams(
+                scale, zero_point, self._spec.qmin, self._spec.qmax
+            )
+        if kind is policy.Scales.AS_INPUT:
+            for source in op.inputs:
+                if source in grids:
+                    return grids[source]
+                if self._is_float_constant(source):
+                    return self._operand(op, source).params
+        bounds = self._ranges[index]
+        grid = self._grid(bounds)
+        least = self._least_output_scale(op, grids)
+        if grid.scale[0] >= least:
+            return grid
+        # A tensor that hardly moved in calibration, behind inputs that did.
+        width = 1.001 * least * (self._spec.qmax - self._spec.qmin)
+        if bounds.width == 0:
+            return self._grid(qtypes.TensorRange(0.0, width))
+        factor = width / bounds.width
+        return self._grid(
+            qtypes.TensorRange(bounds.min * factor, bounds.max * factor)
+        )
+
+    def _least_output_scale(
+        self, op: flatbuffer.Op, grids: Mapping[int, qtypes.QuantParams]
+    ) -> float:
+        """Below this the kernels refuse the file, or end the process."""
+        tensor = weights.operand(self._view, op)
+        if tensor is not None:
+            where = policy.WEIGHTS[op.name]
+            data = float(grids[op.inputs[where.data]].scale[0])
+            product = data * float(self._chosen[tensor.index].scale.max())
+            bias = weights.bias_operand(self._view, op)
+            if bias is not None:  # It raises scales: see weights._scale_floor.
+                largest = float(abs(self._view.constant(bias)).max())
+                product = max(product, largest / 2.0**30)
+            return product / _MAX_MULTIPLIER
+        steps = [
+            float(self._operand_grid(op, index, grids).scale[0])
+            for index in op.inputs
+            if index in grids or self._is_float_constant(index)
+        ]
+        if op.name in _SUMS:
+            return max(steps) / _MAX_STEP_RATIO
+        if op.name in _PRODUCTS:
+            return steps[0] * steps[-1] / _MAX_MULTIPLIER
+        return 0.0
+
+    def _operand_grid(
+        self,
+        op: flatbuffer.Op,
+        index: int,
+        grids: Mapping[int, qtypes.QuantParams],
+    ) -> qtypes.QuantParams:
+        return grids.get(index) or self._operand(op, index).params
+
+    def _operand(self, op: flatbuffer.Op, index: int) -> weights.Quantized:
+        # The quantizer treats constants of a BATCH_MATMUL as weights.
+        spec = (
+            qtypes.QuantSpec(8, symmetric=True)
+            if op.name == "BATCH_MATMUL"
+            else self._spec
+        )
+        return weights.other_operand(self._view, index, spec)
+
+    def _is_float_constant(self, index: int) -> bool:
+        tensor = self._view.tensors[index]
+        return index >= 0 and tensor.constant and tensor.dtype == "float32"

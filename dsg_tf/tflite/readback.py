@@ -1,0 +1,266 @@
+"""Reads an exported .tflite back and compares it with what was asked for.
+
+Every scale, zero point and integer of the file must be one that was
+requested, every one that was requested must be there, and nothing may be
+float that was not said to be. A difference is a defect of the export (or of
+the library behind it), never shrugged off.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from dsg_tf import qtypes
+from dsg_tf.tflite import export, flatbuffer, policy, weights
+
+# One unit in the last place of float32; ours have come back exact so far.
+_SCALE_TOLERANCE = 2.0**-23
+_INT32_MAX = 2**31 - 1
+
+
+class ReadBackError(RuntimeError):
+    """A file that does not hold what was asked for."""
+
+    def __init__(self, tensor: str, *, got: str, expected: str):
+        super().__init__(
+            f"read-back of {tensor!r}: got {got}; expected {expected}"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class ReadBack:
+    """What was compared.
+
+    Attributes:
+      activations: activations compared, those that conversions made included.
+      constants: weights, biases and other constants compared.
+      integers: integers compared.
+      max_scale_error: greatest relative difference of a scale.
+      float_ops: operations that are float, as allowed.
+      size_bytes: size of the file.
+    """
+
+    activations: int
+    constants: int
+    integers: int
+    max_scale_error: float
+    float_ops: int
+    size_bytes: int
+
+
+def check(model: bytes, requested: export.Requested) -> ReadBack:
+    """Compares a file with what was asked for.
+
+    Args:
+      model: the file's bytes, best read back from disk.
+      requested: by `export.export`.
+
+    Returns:
+      What was compared.
+
+    Raises:
+      ReadBackError: naming the first tensor that differs.
+    """
+    view = flatbuffer.read(model)
+    _check_interface(view, requested)
+    float_ops = _check_float_ops(view, requested)
+    scale_error, integers = 0.0, 0
+    seen: set[str] = set()
+    counts = {True: 0, False: 0}
+    for tensor in view.tensors:
+        if not _is_used(view, tensor):
+            continue
+        name, target = _target(view, tensor, requested)
+        seen.add(name)
+        if target is None:
+            continue
+        counts[tensor.constant] += 1
+        scale_error = max(scale_error, _compare_grid(tensor, target))
+        if target.codes is not None:
+            integers += _compare_codes(view, tensor, target)
+    for name in requested.tensors:
+        if name not in seen:
+            raise ReadBackError(name, got="no such tensor", expected="one")
+    return ReadBack(
+        activations=counts[False],
+        constants=counts[True],
+        integers=integers,
+        max_scale_error=scale_error,
+        float_ops=float_ops,
+        size_bytes=len(model),
+    )
+
+
+def _check_interface(
+    view: flatbuffer.Model, requested: export.Requested
+) -> None:
+    """Names and types of inputs and outputs."""
+    for kind, found, expected in (
+        ("inputs", view.input_names(), requested.inputs),
+        ("outputs", view.output_names(), requested.outputs),
+    ):
+        if tuple(found) != expected:
+            raise ReadBackError(
+                kind, got=", ".join(found), expected=", ".join(expected)
+            )
+        for name, tensor in found.items():
+            # Whole numbers without a scale are the model's own.
+            real = tensor.dtype == "float32" or tensor.params is not None
+            if real and tensor.dtype != requested.io_type:
+                raise ReadBackError(
+                    name, got=tensor.dtype, expected=requested.io_type
+                )
+
+
+def _check_float_ops(
+    view: flatbuffer.Model, requested: export.Requested
+) -> int:
+    """Only operations that were said to be float are; returns how many."""
+    allowed = set(requested.float_ops)
+    count = 0
+    for op in view.ops:
+        if op.name in policy.CONVERSIONS or not policy.touches_float(view, op):
+            continue
+        name = view.tensors[op.outputs[0]].name
+        if (op.name, name) not in allowed:
+            raise ReadBackError(
+                name, got=f"a float {op.name}", expected="an integer one"
+            )
+        count += 1
+    return count
+
+
+def _is_used(view: flatbuffer.Model, tensor: flatbuffer.Tensor) -> bool:
+    return (
+        tensor.index in view.producers
+        or bool(view.consumers[tensor.index])
+        or tensor.index in view.inputs
+    )
+
+
+def _target(
+    view: flatbuffer.Model,
+    tensor: flatbuffer.Tensor,
+    requested: export.Requested,
+) -> tuple[str, weights.Quantized | None]:
+    """The name under which a tensor was asked for, and what for.
+
+    Tensors that QUANTIZE makes have names of their own. Their grid is that of
+    the output of their reader, where the reader ties its inputs to that, and
+    else the one asked for what was quantized.
+    """
+    name = tensor.name
+    producer = view.producers.get(tensor.index)
+    made = producer is not None and producer.name == "QUANTIZE"
+    if made and name not in requested.tensors:
+        name = view.tensors[producer.inputs[0]].name
+        for reader in view.consumers[tensor.index]:
+            if policy.scales(reader) is policy.Scales.AS_OUTPUT:
+                name = view.tensors[reader.outputs[0]].name
+    target = requested.tensors.get(name)
+    if target is not None and tensor.dtype == "float32":
+        # An activation at the model's ends or behind an operation that stays
+        # float; where integers are needed QUANTIZE makes another tensor.
+        if tensor.constant:
+            raise ReadBackError(name, got="float32", expected="integers")
+        return name, None
+    if target is None and tensor.params is not None:
+        raise ReadBackError(
+            tensor.name, got="a quantized tensor", expected="none by this name"
+        )
+    if target is not None and tensor.dtype == "uint8":
+        target = weights.Quantized(_shifted(target.params))
+    return name, target
+
+
+def _shifted(params: qtypes.QuantParams) -> qtypes.QuantParams:
+    """The same grid in uint8."""
+    return qtypes.QuantParams(params.scale, params.zero_point + 128, 0, 255)
+
+
+def _compare_grid(
+    tensor: flatbuffer.Tensor, target: weights.Quantized
+) -> float:
+    """Compares type, scales and zero points; returns the scales' error."""
+    expected = target.params
+    dtype = _dtype(expected)
+    if tensor.dtype not in dtype:
+        raise ReadBackError(
+            tensor.name, got=tensor.dtype, expected=" or ".join(dtype)
+        )
+    params = tensor.params
+    if params is None:
+        raise ReadBackError(tensor.name, got="no scale", expected="a scale")
+    one = params.scale.size == expected.scale.size == 1
+    if params.scale.shape != expected.scale.shape or (
+        params.axis != expected.axis and not one
+    ):
+        raise ReadBackError(
+            tensor.name,
+            got=f"{params.scale.size} scales on axis {params.axis}",
+            expected=f"{expected.scale.size} on axis {expected.axis}",
+        )
+    if not np.array_equal(params.zero_point, expected.zero_point):
+        raise ReadBackError(
+            tensor.name,
+            got=f"zero points {params.zero_point[:4]}",
+            expected=f"{expected.zero_point[:4]}",
+        )
+    exact = expected.scale.astype(np.float64)
+    difference = np.abs(params.scale.astype(np.float64) - exact) / exact
+    worst = int(np.argmax(difference))
+    if difference[worst] > _SCALE_TOLERANCE:
+        raise ReadBackError(
+            tensor.name,
+            got=f"scale {params.scale[worst]:.9g} at {worst}",
+            expected=f"{expected.scale[worst]:.9g}",
+        )
+    return float(difference[worst])
+
+
+def _dtype(params: qtypes.QuantParams) -> tuple[str, ...]:
+    """Types that may hold a grid's codes."""
+    if params.qmin == 0:
+        return ("uint8",)
+    if params.qmax <= 127:
+        return ("int8",)
+    if params.qmax <= 32767:
+        return ("int16",)
+    # A bias: 32 bits with 8-bit activations, 64 with 16.
+    return ("int32", "int64")
+
+
+def _compare_codes(
+    view: flatbuffer.Model,
+    tensor: flatbuffer.Tensor,
+    target: weights.Quantized,
+) -> int:
+    """Compares integers; returns how many."""
+    # int64 first: abs() of int32's least value stays negative.
+    codes = view.constant(tensor).astype(np.int64)
+    if tensor.dtype in ("int32", "int64") and codes.size:
+        largest = int(np.abs(codes).max())
+        if largest >= _INT32_MAX:
+            raise ReadBackError(
+                tensor.name,
+                got=f"a bias of {largest} steps",
+                expected=f"less than {_INT32_MAX}, which int32 can hold",
+            )
+    expected = np.asarray(target.codes, np.int64)
+    if codes.shape != expected.shape:
+        raise ReadBackError(
+            tensor.name,
+            got=f"shape {codes.shape}",
+            expected=f"shape {expected.shape}",
+        )
+    different = np.argwhere(codes != expected)
+    if different.size:
+        place = tuple(int(i) for i in different[0])
+        raise ReadBackError(
+            tensor.name,
+            got=f"{codes[place]} at {place} and {len(different)} differences",
+            expected=f"{expected[place]}",
+        )
+    return codes.size

@@ -1,0 +1,127 @@
+"""Integer forms of operations that LiteRT Quantizer leaves in float.
+
+LiteRT's kernels know more integer operations than its quantizer. Such an
+operation wears, while the quantizer runs, the code of one that takes operands
+of the same kind and ties scales in the same way; afterwards it gets its own
+code back. Its options, tensors and grids are its own all along.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from ai_edge_litert import schema_py_generated as schema
+from ai_edge_litert.tools import flatbuffer_utils
+
+from dsg_tf.tflite import flatbuffer
+
+
+@dataclasses.dataclass(frozen=True)
+class StandIn:
+    """What an operation is to the quantizer.
+
+    Attributes:
+      op: the operation whose code it wears.
+      activation_bits: widths that its own kernel takes.
+    """
+
+    op: str
+    activation_bits: tuple[int, ...] = (8, 16)
+
+
+# One row for each kind: the stand-in, what it stands for at 8 and 16 bits, and
+# what at 8 bits only: LiteRT 2.3 has no 16-bit kernels of those, or wrong ones
+# (PRELU, comparisons). tests/tflite_stand_ins_test.py runs every one of them.
+_TABLE = (
+    # One float operand, each tensor its own scale.
+    (
+        "RELU",
+        ("ABS", "EXP", "LEAKY_RELU", "LOG", "RELU6"),
+        ("ELU", "L2_NORMALIZATION", "LOG_SOFTMAX", "RELU_N1_TO_1"),
+    ),
+    # Two float operands, each tensor its own scale.
+    ("MUL", (), ("PRELU",)),
+    # Two float operands that take the output's scale.
+    ("MAXIMUM", ("MINIMUM",), ()),
+    # One float operand that gives the outputs its scale ...
+    ("AVERAGE_POOL_2D", (), ("DEPTH_TO_SPACE",)),
+    # ... with one operand of whole numbers,
+    ("RESHAPE", ("REDUCE_MAX", "REVERSE_V2", "TILE"), ()),
+    # ... or two.
+    ("SLICE", ("BATCH_TO_SPACE_ND", "SPACE_TO_BATCH_ND", "SPLIT_V"), ()),
+    # One float operand, whole numbers out.
+    ("MEAN", (), ("ARG_MAX", "ARG_MIN")),
+    # Two float operands, each its own scale, truth values out.
+    ("EQUAL", (), ("GREATER", "GREATER_EQUAL", "LESS", "LESS_EQUAL")),
+)
+
+STAND_INS = {
+    name: StandIn(op, bits)
+    for op, both, eight in _TABLE
+    for names, bits in ((both, (8, 16)), (eight, (8,)))
+    for name in names
+}
+
+
+def of(op: flatbuffer.Op, activation_bits: int) -> str:
+    """Name under which the quantizer takes an operation: often its own."""
+    stand_in = STAND_INS.get(op.name)
+    if op.custom or stand_in is None:
+        return op.name
+    return stand_in.op if activation_bits in stand_in.activation_bits else ""
+
+
+def disguised(model: bytes, activation_bits: int) -> bytes:
+    """The file with operations under the codes of their stand-ins."""
+    view = flatbuffer.read(model)
+    for op in view.ops:
+        name = of(op, activation_bits)
+        if name not in ("", op.name):
+            _set_code(view, op, name)
+    return flatbuffer.write(view.raw)
+
+
+def revealed(model: bytes, source: flatbuffer.Model) -> bytes:
+    """The quantizer's file with each operation's own code back.
+
+    Args:
+      model: what the quantizer made of a disguised file.
+      source: the file before it was disguised. The quantizer only inserts
+        operations, and producers keep the names of their outputs.
+    """
+    view = flatbuffer.read(model)
+    names = {source.tensors[op.outputs[0]].name: op.name for op in source.ops}
+    for op in view.ops:
+        own = names.get(view.tensors[op.outputs[0]].name)
+        if own in STAND_INS:
+            _set_code(view, op, own)
+    _drop_unused_codes(view.raw)
+    return flatbuffer.write(view.raw)
+
+
+def _set_code(view: flatbuffer.Model, op: flatbuffer.Op, name: str) -> None:
+    """Changes what an operation is, in place, and nothing else of it."""
+    builtin = getattr(schema.BuiltinOperator, name)
+    codes = view.raw.operatorCodes
+    known = [
+        flatbuffer_utils.get_builtin_code_from_operator_code(code)
+        for code in codes
+    ]
+    if builtin not in known:
+        code = schema.OperatorCodeT()
+        code.builtinCode, code.version = builtin, 1
+        # Readers of the old schema look here; 127 sends them to the new one.
+        code.deprecatedBuiltinCode = min(builtin, 127)
+        codes.append(code)
+        known.append(builtin)
+    operator = view.raw.subgraphs[0].operators[op.index]
+    operator.opcodeIndex = known.index(builtin)
+
+
+def _drop_unused_codes(raw: schema.ModelT) -> None:
+    """Takes stand-ins that nothing wears any more out of the file."""
+    operators = raw.subgraphs[0].operators
+    used = sorted({operator.opcodeIndex for operator in operators})
+    raw.operatorCodes = [raw.operatorCodes[index] for index in used]
+    for operator in operators:
+        operator.opcodeIndex = used.index(operator.opcodeIndex)
