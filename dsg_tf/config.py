@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 from typing import Any
 
 from dsg_tf import errors
@@ -45,13 +46,25 @@ def _require_number(
     subject: str, value, minimum: float, maximum: float
 ) -> None:
     valid = isinstance(value, int | float) and not isinstance(value, bool)
-    if not (valid and minimum <= value <= maximum):
+    if not (valid and math.isfinite(value) and minimum <= value <= maximum):
         expected = (
-            f"a number >= {minimum:g}"
+            f"a finite number >= {minimum:g}"
             if maximum == math.inf
             else f"a number from {minimum:g} to {maximum:g}"
         )
         raise errors.UserError(subject, got=repr(value), expected=expected)
+
+
+def _require_bool(subject: str, value) -> None:
+    if not isinstance(value, bool):
+        raise errors.UserError(
+            subject, got=repr(value), expected="True or False"
+        )
+
+
+def _subject(field: str) -> str:
+    """How a field of SynthesisConfig is called on the command line."""
+    return f"--{field}" if field in _OWN_FLAGS else f"--synthesis={field}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,18 +128,44 @@ class SynthesisConfig:
 
     def __post_init__(self):
         _require_choice("--method", self.method, METHODS)
-        _require_choice("initializer", self.initializer, INITIALIZERS)
-        _require_choice("schedule", self.schedule, SCHEDULES)
+        for name, choices in (
+            ("initializer", INITIALIZERS),
+            ("schedule", SCHEDULES),
+        ):
+            _require_choice(_subject(name), getattr(self, name), choices)
         for name in ("num_samples", "batch_size", "slack_probes"):
-            _require_int(f"--{name}", getattr(self, name), 1)
+            _require_int(_subject(name), getattr(self, name), 1)
         for name in ("steps", "patience", "seed"):
-            _require_int(f"--{name}", getattr(self, name), 0)
+            _require_int(_subject(name), getattr(self, name), 0)
+        for name in _SWITCHES:
+            _require_bool(_subject(name), getattr(self, name))
         for name in _WEIGHTS:
-            _require_number(f"--{name}", getattr(self, name), 0.0, math.inf)
-        _require_number("slack_percentile", self.slack_percentile, 0.0, 1.0)
-        if self.learning_rate == 0:
+            _require_number(_subject(name), getattr(self, name), 0.0, math.inf)
+        for name in ("learning_rate", "label_temperature"):
+            if getattr(self, name) == 0:
+                raise errors.UserError(
+                    _subject(name), got="0", expected="a number above 0"
+                )
+        _require_number(
+            _subject("slack_percentile"), self.slack_percentile, 0.0, 1.0
+        )
+        self._require_preset()
+
+    def _require_preset(self) -> None:
+        """Refuses a config that bears the name of a method that it is not."""
+        if self.method == "noise" and self.steps:
             raise errors.UserError(
-                "learning_rate", got="0", expected="a number above 0"
+                "--steps",
+                got=f"{self.steps} with the method noise",
+                expected="0: noise is not optimised",
+            )
+        if self.method == "zeroq" and not any(
+            getattr(self, name) == value for name, value in _ZEROQ.items()
+        ):
+            raise errors.UserError(
+                "--method",
+                got="'zeroq' with the fields of dsg",
+                expected="SynthesisConfig.of('zeroq')",
             )
 
     @classmethod
@@ -151,6 +190,16 @@ class SynthesisConfig:
             fields |= _NOISE
         return cls(**(fields | changes))
 
+
+# The fields that have a flag of their own; the others are set by --synthesis.
+_OWN_FLAGS = ("method", "num_samples", "batch_size", "steps", "seed")
+
+_SWITCHES = (
+    "use_domain",
+    "keep_domain",
+    "normalize_loss",
+    "layerwise_enhancement",
+)
 
 _WEIGHTS = (
     "learning_rate",
@@ -214,9 +263,18 @@ class ExportConfig:
             "--bias_correction", self.bias_correction, BIAS_CORRECTIONS
         )
         _require_choice("--granularity", self.granularity, GRANULARITIES)
+        _require_int("--activation_bits", self.activation_bits, 1)
         _require_choice(
             "--activation_bits", self.activation_bits, ACTIVATION_BITS
         )
+        _require_bool("--allow_float_ops", self.allow_float_ops)
+        if self.exporter != "litert" and self.range_method != "minmax":
+            raise errors.UserError(
+                "--range_method",
+                got=f"{self.range_method!r} with --exporter={self.exporter}",
+                expected="'minmax', the only one that this exporter has",
+                remedy="--exporter=litert has them all",
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -253,15 +311,40 @@ class PipelineConfig:
     def __post_init__(self):
         _require_int("--verify_samples", self.verify_samples, 1)
         _require_number("--min_agreement", self.min_agreement, 0.0, 1.0)
+        _require_bool("--allow_unsafe_ops", self.allow_unsafe_ops)
+        # A pathlib.Path is welcome; JSON wants text.
+        object.__setattr__(self, "samples", os.fspath(self.samples))
         if self.input_range is not None:
-            low, high = self.input_range
-            if not (math.isfinite(low) and math.isfinite(high) and low < high):
-                raise errors.UserError(
-                    "--input_range",
-                    got=f"{low},{high}",
-                    expected="two finite numbers, the smaller first",
-                    remedy="for instance --input_range=-1,1",
-                )
+            _require_range(self.input_range)
+        _require_shapes(self.input_shapes)
+
+
+def _require_range(value) -> None:
+    try:
+        low, high = (float(v) for v in value)
+    except (TypeError, ValueError):
+        low = high = math.nan
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise errors.UserError(
+            "--input_range",
+            got=repr(value),
+            expected="two finite numbers, the smaller first",
+            remedy="for instance --input_range=-1,1",
+        )
+
+
+def _require_shapes(pairs) -> None:
+    names = [name for name, _ in pairs]
+    for name, shape in pairs:
+        for size in shape:
+            _require_int(f"--input_shape of {name!r}", size, 1)
+    if len(set(names)) < len(names) or ("" in names and len(names) > 1):
+        raise errors.UserError(
+            "--input_shape",
+            got=f"{len(names)} shapes for the inputs {sorted(set(names))}",
+            expected="one for each input, with its name if there are several",
+            remedy="for instance --input_shape=image=224,224,3",
+        )
 
 
 def to_json(config) -> str:

@@ -140,15 +140,16 @@ class Histogram(Observer):
             self._count(values)
 
     def _fit(self) -> None:
-        """Grows k and the bins so that all values seen have a bin."""
+        """Grows k and the bins so that zero and all values have a bin."""
+        low, high = min(self._low, 0.0), max(self._high, 0.0)
         if self._exponent is None:
-            extent = max(self._high - self._low, abs(self._high), 1e-30)
-            extent = max(extent, abs(self._low))
-            self._exponent = math.frexp(extent)[1] - 40
+            # Too fine by at least one: the loop finds the finest that fits.
+            finest = (high - low) / (2 * NUM_BINS)
+            self._exponent = math.frexp(finest)[1] - 1
         while True:
             step = 2.0**self._exponent
-            first = math.floor(self._low / step)
-            last = math.floor(self._high / step)
+            first = math.floor(low / step)
+            last = math.floor(high / step)
             if last - first < NUM_BINS:
                 break
             self._halve()

@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, one line every few seconds in a log.
+"""Progress of long work: a bar on a terminal, in a log a line now and then.
 
 The log lines are the truth; the bar is a courtesy to people who watch.
 """
@@ -52,6 +52,11 @@ class Task:
             self._last = now
             self._logged = True
             self.show(self.line(detail))
+
+    def reach(self, done: int, total: int | None = None) -> None:
+        """Counts work up to `done`; fits callbacks of (done, total)."""
+        del total
+        self.advance(done - self._done)
 
     def finish(self) -> None:
         """Says that the stage is over, if it ever said that it runs."""

@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import pathlib
 import shutil
 import zipfile
-from collections.abc import Mapping, Sequence
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -23,6 +25,11 @@ from dsg_tf import errors
 
 _METADATA = "metadata.json"
 _LABELS = "labels"
+# Samples whose values span less than this many deviations of the domain were
+# scaled for another model: [0, 1] pixels span 1/64 of a 0..255 model's.
+_VANISHING = 0.1
+# Samples that are checked at a time.
+_CHUNK = 64
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -39,6 +46,14 @@ class SampleSet:
 
     def __len__(self) -> int:
         return min((len(a) for a in self.arrays.values()), default=0)
+
+    def one_by_one(self) -> Iterator[dict[str, np.ndarray]]:
+        """Samples as (1, ...) by input name, copied from disk one by one."""
+        for index in range(len(self)):
+            yield {
+                name: np.array(array[index : index + 1])
+                for name, array in self.arrays.items()
+            }
 
     def split(self, held_out: int) -> tuple[SampleSet, SampleSet]:
         """(all but the last `held_out` samples, the last `held_out`)."""
@@ -78,20 +93,22 @@ class SampleFolder:
         names = list(shapes)
         self._files = {n: self._path / f"{i}.npy" for i, n in enumerate(names)}
         self._journal = self._path / "journal.json"
-        self._done = self._read_journal()
+        self._temporary = self._path / "journal.tmp"
+        whole = {
+            name: ((count, *shapes[name]), np.dtype(dtypes[name]))
+            for name in names
+        }
+        self._done = self._read_journal(whole)
+        if not self._done:
+            for left_behind in self._path.glob("[0-9]*.npy"):
+                left_behind.unlink()
         mode = "r+" if self._done else "w+"
         self._maps = {
             name: np.lib.format.open_memmap(
                 file,
                 mode=mode,
-                **(
-                    {}
-                    if mode == "r+"
-                    else {
-                        "dtype": dtypes[name],
-                        "shape": (count, *shapes[name]),
-                    }
-                ),
+                shape=whole[name][0],
+                dtype=whole[name][1],
             )
             for name, file in self._files.items()
         }
@@ -110,20 +127,23 @@ class SampleFolder:
         values: Mapping[str, np.ndarray],
         labels: np.ndarray,
     ) -> None:
-        """Stores a finished batch, then notes it in the journal."""
+        """Stores a finished batch, then notes it in the journal.
+
+        What is written lies in the page cache, which a killed process leaves
+        behind; waiting for the disk would only guard against a power cut.
+        """
         for name, array in self._maps.items():
             room = len(array) - start
             array[start : start + len(values[name])] = values[name][:room]
-            array.flush()
         self._labels[start : start + len(labels)] = labels[
             : len(self._labels) - start
         ]
-        self._done[start] = [int(v) for v in self._labels[start:][: len(labels)]]
-        temporary = self._journal.with_suffix(".tmp")
-        temporary.write_text(
+        kept = self._labels[start : start + len(labels)]
+        self._done[start] = [int(label) for label in kept]
+        self._temporary.write_text(
             json.dumps({"key": self._key, "done": list(self._done.items())})
         )
-        os.replace(temporary, self._journal)
+        os.replace(self._temporary, self._journal)
 
     def pack(self, path: str | os.PathLike, metadata: Mapping) -> SampleSet:
         """Packs all samples into one .npz and opens it.
@@ -135,33 +155,40 @@ class SampleFolder:
         temporary = path.with_name(path.name + ".tmp")
         with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
             for name, file in self._files.items():
-                with _entry(archive, f"{name}.npy") as entry:
-                    with file.open("rb") as source:
-                        shutil.copyfileobj(source, entry, 1 << 20)
-            with _entry(archive, f"{_LABELS}.npy") as entry:
-                np.lib.format.write_array(entry, self._labels)
+                with (
+                    _entry(archive, f"{name}.npy") as entry,
+                    file.open("rb") as source,
+                ):
+                    shutil.copyfileobj(source, entry, 1 << 20)
+            if _LABELS not in self._files:
+                with _entry(archive, f"{_LABELS}.npy") as entry:
+                    np.lib.format.write_array(entry, self._labels)
             with _entry(archive, _METADATA) as entry:
                 entry.write(json.dumps(metadata, sort_keys=True).encode())
         os.replace(temporary, path)
-        return read(path, inputs={n: None for n in self._files})
+        return read(path, inputs=dict.fromkeys(self._files))
 
     def remove(self) -> None:
         """Deletes the folder's own files."""
         self._maps = {}
-        for file in (*self._files.values(), self._journal):
+        for file in (*self._files.values(), self._journal, self._temporary):
             file.unlink(missing_ok=True)
         self._path.rmdir()
 
-    def _read_journal(self) -> dict[int, list[int]]:
+    def _read_journal(self, whole: Mapping[str, tuple]) -> dict:
+        """Labels of the finished batches by start; none if in any doubt."""
         try:
             journal = json.loads(self._journal.read_text())
-        except (OSError, ValueError):
+            if journal["key"] != self._key:
+                return {}
+            done = {int(start): list(kept) for start, kept in journal["done"]}
+            for name, file in self._files.items():
+                there = np.load(file, mmap_mode="r")
+                if (there.shape, there.dtype) != whole[name]:
+                    return {}
+            return done
+        except (OSError, EOFError, ValueError, TypeError, KeyError):
             return {}
-        if journal.get("key") != self._key:
-            return {}
-        if not all(file.exists() for file in self._files.values()):
-            return {}
-        return {start: labels for start, labels in journal["done"]}
 
 
 def read(
@@ -185,19 +212,18 @@ def read(
     """
     path = pathlib.Path(path)
     arrays, metadata = _open(path)
-    labels = arrays.pop(_LABELS, None) if len(arrays) > len(inputs) else None
-    del labels
-    if len(inputs) == 1 and set(arrays) != set(inputs):
-        candidates = [k for k, a in arrays.items() if a.ndim > 1]
-        (name,) = inputs
-        if name not in arrays and len(candidates) == 1:
-            arrays = {name: arrays[candidates[0]]}
+    if len(inputs) == 1 and not set(inputs) & set(arrays):
+        arrays = _under_its_name(arrays, next(iter(inputs)))
     chosen = {}
     for name, shape in inputs.items():
         if name not in arrays:
             raise errors.UserError(
                 str(path),
-                got="arrays " + (", ".join(sorted(arrays)) or "none"),
+                got="arrays " + ", ".join(sorted(arrays))
+                if any(arrays)
+                else "an array without a name"
+                if arrays
+                else "no arrays",
                 expected="an array for each input: " + ", ".join(inputs),
             )
         chosen[name] = _check_shape(path, name, arrays[name], shape)
@@ -236,17 +262,21 @@ def check_values(
         (0..255 pixels for a [-1, 1] model), fill a vanishing part of them
         ([0, 1] pixels for a 0..255 model), or are not whole.
     """
-    head = np.asarray(array[:64], np.float64)
-    if not np.isfinite(head).all():
-        raise errors.UserError(
-            subject,
-            got=f"values of {name!r} that are not finite",
-            expected="finite numbers",
-        )
-    low, high = float(head.min()), float(head.max())
+    low, high, whole = math.inf, -math.inf, True
+    for start in range(0, len(array), _CHUNK):
+        part = np.asarray(array[start : start + _CHUNK], np.float64)
+        if not np.isfinite(part).all():
+            raise errors.UserError(
+                subject,
+                got=f"values of {name!r} that are not finite",
+                expected="finite numbers",
+            )
+        low, high = min(low, part.min()), max(high, part.max())
+        whole = whole and bool((part == np.rint(part)).all())
     slack = 0.0 if integer else 0.5 * (maximum - minimum)
     outside = low < minimum - slack or high > maximum + slack
-    vanishing = np.isfinite(deviation) and head.std() < 0.02 * deviation
+    # Whole numbers may well be few: token ids of an int32 input.
+    vanishing = not integer and high - low < _VANISHING * deviation
     remedy = (
         "preprocess them as the model expects, or give the range with"
         " --input_range"
@@ -258,13 +288,23 @@ def check_values(
             expected=f"values in [{minimum:.4g}, {maximum:.4g}]",
             remedy=remedy,
         )
-    if integer and (head != np.rint(head)).any():
+    if integer and not whole:
         raise errors.UserError(
             subject,
             got=f"fractional values of {name!r}",
             expected="whole numbers",
             remedy=remedy,
         )
+
+
+def _under_its_name(arrays: dict, name: str) -> dict:
+    """The one array that can be the inputs, under the input's name."""
+    candidates = list(arrays.values())
+    if len(arrays) > 1:
+        candidates = [
+            a for k, a in arrays.items() if k != _LABELS and a.ndim > 1
+        ]
+    return {name: candidates[0]} if len(candidates) == 1 else arrays
 
 
 def _entry(archive: zipfile.ZipFile, name: str):
@@ -286,7 +326,7 @@ def _check_shape(path, name, array, shape):
             got=f"shape {tuple(array.shape)} for {name!r}",
             expected=f"(N, {', '.join(str(d) for d in shape)})",
         )
-    if len(array) == 0:
+    if array.ndim == 0 or len(array) == 0:
         raise errors.UserError(
             str(path), got="no samples", expected="at least one"
         )
@@ -299,11 +339,25 @@ def _check_shape(path, name, array, shape):
     return array
 
 
+# What NumPy and zipfile raise for files that are no, or damaged, archives.
+_UNREADABLE = (
+    ValueError,
+    OSError,
+    EOFError,
+    RuntimeError,
+    NotImplementedError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+
 def _open(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict]:
     expected = "an .npz with one array per input, or an .npy"
     if not path.is_file():
         raise errors.UserError(
-            str(path), got="no such file", expected=expected
+            str(path),
+            got="a folder" if path.is_dir() else "no such file",
+            expected=expected,
         )
     try:
         if not zipfile.is_zipfile(path):
@@ -318,7 +372,7 @@ def _open(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict]:
             if _METADATA in archive.namelist():
                 metadata = json.loads(archive.read(_METADATA))
             return arrays, metadata
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except _UNREADABLE as error:
         raise errors.UserError(
             str(path), got=f"an unreadable file ({error})", expected=expected
         ) from error

@@ -1,0 +1,46 @@
+"""dsg_tf: from a TensorFlow model to a verified integer .tflite, without data.
+
+  >>> import dsg_tf
+  >>> result = dsg_tf.quantize_model(
+  ...     "path/to/saved_model", output="model_int8.tflite"
+  ... )  # doctest: +SKIP
+
+Names are loaded when they are first used, so that importing the package takes
+no time and `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+
+__version__ = "0.1.0"
+
+_MODULE_OF = {
+    "ExportConfig": "dsg_tf.config",
+    "PipelineConfig": "dsg_tf.config",
+    "SynthesisConfig": "dsg_tf.config",
+    "UserError": "dsg_tf.errors",
+    "quantize_model": "dsg_tf.pipeline",
+    "representative_dataset": "dsg_tf.pipeline",
+    "synthesize": "dsg_tf.pipeline",
+}
+
+__all__ = [
+    "ExportConfig",
+    "PipelineConfig",
+    "SynthesisConfig",
+    "UserError",
+    "quantize_model",
+    "representative_dataset",
+    "synthesize",
+]
+
+
+def __getattr__(name: str):
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'dsg_tf' has no attribute {name!r}")
+    return getattr(importlib.import_module(_MODULE_OF[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,90 @@
+"""Writing files so that a killed run never leaves half of one."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import tempfile
+from collections.abc import Callable
+
+from dsg_tf import errors
+
+
+def check_writable(output: pathlib.Path) -> None:
+    """Makes sure, before the long work, that the output can be written.
+
+    Args:
+      output: the file that will be written; `run_folder(output)` beside it.
+
+    Raises:
+      errors.UserError: its folder is missing, is no folder, or is not
+        writable; the output is a folder, or its run folder a file.
+    """
+    folder = output.absolute().parent
+    if output.is_dir():
+        raise errors.UserError(
+            "--output", got=f"a folder, {output}", expected="a file's path"
+        )
+    if not folder.is_dir():
+        raise errors.UserError(
+            "--output",
+            got=f"{folder}, which is no folder",
+            expected="a writable folder",
+            remedy="make it first",
+        )
+    beside = run_folder(output)
+    if beside.exists() and not beside.is_dir():
+        raise errors.UserError(
+            "--output",
+            got=f"{beside}, which is a file",
+            expected="room for the folder of the run",
+            remedy="move the file away",
+        )
+    for place in (folder, beside) if beside.exists() else (folder,):
+        try:
+            with tempfile.TemporaryFile(dir=place):
+                pass
+        except OSError as error:
+            raise errors.UserError(
+                "--output",
+                got=f"{place} ({error.strerror})",
+                expected="a writable folder",
+            ) from error
+
+
+def run_folder(output: pathlib.Path) -> pathlib.Path:
+    """Where all else of a run goes.
+
+    Example:
+      >>> run_folder(pathlib.Path("net.tflite")).name
+      'net.tflite.run'
+    """
+    return output.with_name(output.name + ".run")
+
+
+def write_atomically(
+    path: pathlib.Path,
+    content: bytes | str,
+    *,
+    check: Callable[[bytes], None] | None = None,
+) -> None:
+    """Writes a file under a temporary name, checks it, and renames it.
+
+    Args:
+      path: the file.
+      content: what it shall hold.
+      check: gets what the disk holds; if it raises, nothing is left behind.
+    """
+    if isinstance(content, str):
+        content = content.encode()
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        if check is not None:
+            check(temporary.read_bytes())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,199 @@
+"""What a run did and how good its file is: JSON for machines, a table to read.
+
+`report.json` holds everything; the table on the screen holds what a person
+decides by: the agreement with the float model, and where to look if it is bad.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import dsg_tf
+from dsg_tf import config as config_lib
+
+# Layers on the screen, worst first; report.json has all of them.
+_SHOWN_LAYERS = 5
+
+
+def build(
+    *,
+    source,
+    config: config_lib.PipelineConfig,
+    model,
+    output: os.PathLike,
+    calibrated_with: int,
+    verified_on: int,
+    float_size_bytes: int,
+    size_bytes: int,
+    readback: Mapping | None,
+    float_ops: Sequence[tuple[str, str]],
+    outputs: Mapping[str, Any],
+    layers: Sequence[Mapping],
+    seconds: Mapping[str, float],
+) -> dict:
+    """Gathers a run's facts into one JSON-ready dict.
+
+    Args:
+      source: the loaded model (`source_model.SourceModel`).
+      config: what was asked for.
+      model: the model's path, or a live model.
+      output: the .tflite's path.
+      calibrated_with: number of samples.
+      verified_on: number of other samples.
+      float_size_bytes: size of the float .tflite.
+      size_bytes: size of the integer .tflite.
+      readback: what was compared after reading the file back; None where the
+        exporter chooses its own scales.
+      float_ops: (operation, tensor) of those that stay float.
+      outputs: `verify.Fidelity` by output name.
+      layers: rows of `fidelity.compare_layers`, worst first.
+      seconds: wall seconds by stage.
+    """
+    is_path = isinstance(model, str | os.PathLike)
+    least = min((agreement(c) for c in outputs.values()), default=0.0)
+    return {
+        "dsg_tf": dsg_tf.__version__,
+        "model": os.fspath(model) if is_path else type(model).__name__,
+        "model_fingerprint": source.fingerprint,
+        "output": os.fspath(output),
+        "config": dataclasses.asdict(config),
+        "inputs": {
+            name: domain.describe() for name, domain in source.domains.items()
+        },
+        "batch_norm_layers": len(source.layers),
+        "cover_behind_last_batch_norm": _cover(source, config),
+        "samples": {"calibration": calibrated_with, "verified": verified_on},
+        "size_bytes": {"float": float_size_bytes, "integer": size_bytes},
+        "read_back": readback,
+        "float_operations": [
+            {"operation": op, "tensor": tensor} for op, tensor in float_ops
+        ],
+        "agreement": least,
+        "passed": least >= config.min_agreement,
+        "outputs": {k: dataclasses.asdict(c) for k, c in outputs.items()},
+        "layers": list(layers),
+        "seconds": {**seconds, "total": round(sum(seconds.values()), 2)},
+        "machine": {
+            "platform": platform.platform(),
+            "cpus": os.cpu_count(),
+            "python": platform.python_version(),
+        },
+    }
+
+
+def agreement(comparison) -> float:
+    """One number from 0 to 1: top-1 agreement, or cosine without classes."""
+    if comparison.top1_agreement is not None:
+        return comparison.top1_agreement
+    cosine = comparison.cosine
+    return max(cosine, 0.0) if math.isfinite(cosine) else 0.0
+
+
+def to_json(report: Mapping) -> str:
+    """Strict JSON: what is not finite becomes null."""
+    return json.dumps(_finite(report), indent=2) + "\n"
+
+
+def show(report: Mapping) -> None:
+    """Prints the summary on the terminal."""
+    from rich import console as rich_console
+
+    console = rich_console.Console(highlight=False)
+    console.print(_outputs_table(report))
+    if report["layers"]:
+        console.print(_layers_table(report))
+    for line in summary(report):
+        console.print(line, markup=False, soft_wrap=True)
+
+
+def summary(report: Mapping) -> list[str]:
+    """The closing lines: files, size, time, and what to do if it is bad."""
+    sizes, seconds = report["size_bytes"], report["seconds"]
+    lines = [
+        f"{report['output']}: {sizes['integer'] / 1e3:.0f} kB (float"
+        f" {sizes['float'] / 1e3:.0f} kB), {seconds['total']:.0f} s",
+        f"samples, report.json and logs: {report['output']}.run/",
+    ]
+    if report["float_operations"]:
+        names = sorted({o["operation"] for o in report["float_operations"]})
+        lines.append("still float: " + ", ".join(names))
+    minimum = report["config"]["min_agreement"]
+    if report["agreement"] < minimum:
+        worst = report["layers"][0]["layer"] if report["layers"] else "?"
+        lines.append(
+            f"agreement {report['agreement']:.3f} is below --min_agreement"
+            f" {minimum:g}; look at layer {worst} first"
+        )
+    return lines
+
+
+def _cover(source, config: config_lib.PipelineConfig) -> str:
+    """How tensors behind the last BN were given values."""
+    synthesis = config.synthesis
+    if config.samples:
+        return "the user's samples"
+    if synthesis.steps == 0:
+        return "none: noise"
+    if source.head is not None and synthesis.label_weight:
+        return f"labels of {source.head.num_classes} classes"
+    if source.head is None and synthesis.spread_weight:
+        return "output spread"
+    return "none"
+
+
+def _outputs_table(report: Mapping):
+    from rich import table as rich_table
+
+    table = rich_table.Table(
+        title=f"Against the float model, {report['samples']['verified']}"
+        " samples not used for calibration"
+    )
+    table.add_column("output")
+    for heading in ("top-1 agreement", "SQNR dB", "cosine", "max error"):
+        table.add_column(heading, justify="right")
+    for name, row in report["outputs"].items():
+        top1 = row["top1_agreement"]
+        table.add_row(
+            name,
+            "-" if top1 is None else f"{100 * top1:.1f} %",
+            f"{row['sqnr_db']:.1f}",
+            f"{row['cosine']:.4f}",
+            f"{row['max_abs_error']:.3g}",
+        )
+    return table
+
+
+def _layers_table(report: Mapping):
+    from rich import table as rich_table
+
+    table = rich_table.Table(title="Worst layers")
+    table.add_column("layer", overflow="fold")
+    table.add_column("operation")
+    for heading in ("SQNR dB", "cosine"):
+        table.add_column(heading, justify="right")
+    for row in report["layers"][:_SHOWN_LAYERS]:
+        table.add_row(
+            row["layer"],
+            row["op"],
+            f"{row['sqnr_db']:.1f}",
+            f"{row['cosine']:.4f}",
+        )
+    return table
+
+
+def _finite(value):
+    if isinstance(value, Mapping):
+        return {str(k): _finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in value]
+    if hasattr(value, "item") and getattr(value, "ndim", 1) == 0:
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,124 @@
+"""The samples of a run: the user's own, checked, or synthesised ones."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+import dsg_tf
+from dsg_tf import config as config_lib
+from dsg_tf import errors, samples, source_model
+from dsg_tf.synthesis import run as synthesis
+
+
+def given(source: source_model.SourceModel, path: str) -> samples.SampleSet:
+    """The user's samples, checked against the inputs' shapes and domains.
+
+    Raises:
+      errors.UserError: they cannot be inputs of this model.
+    """
+    sample_set = samples.read(path, inputs=source.sample_shapes)
+    for name, domain in source.domains.items():
+        samples.check_values(
+            path,
+            name,
+            sample_set.arrays[name],
+            minimum=float(np.min(domain.minimum)),
+            maximum=float(np.max(domain.maximum)),
+            deviation=float(np.median(domain.deviation)),
+            integer=domain.integer,
+        )
+    return sample_set
+
+
+def make(
+    source: source_model.SourceModel,
+    config: config_lib.SynthesisConfig,
+    *,
+    folder: pathlib.Path,
+    output: pathlib.Path,
+    count: int,
+    callbacks: Sequence = (),
+) -> samples.SampleSet:
+    """Synthesises samples and packs them; a pack of the same key serves.
+
+    Args:
+      source: the model.
+      config: how.
+      folder: for samples under way and `distances.csv`.
+      output: the samples.npz.
+      count: how many.
+      callbacks: the user's Keras callbacks.
+
+    Raises:
+      errors.UserError: the synthesis diverged.
+    """
+    metadata = _metadata(source, config, count)
+    key = metadata["key"]
+    if output.exists():
+        with contextlib.suppress(errors.UserError):
+            packed = samples.read(output, inputs=source.sample_shapes)
+            if packed.metadata.get("key") == key:
+                logging.info("samples of the same model and config: %s", output)
+                return packed
+    try:
+        store = synthesis.synthesize(
+            source.graph,
+            config,
+            layers=source.layers,
+            domains=source.domains,
+            count=count,
+            folder=folder,
+            key=key,
+            callbacks=callbacks,
+        )
+    except FloatingPointError as error:
+        raise errors.UserError(
+            "synthesis",
+            got=str(error),
+            expected="a loss that falls",
+            remedy="lower --synthesis=learning_rate=, now"
+            f" {config.learning_rate:g}, or give --input_range",
+        ) from error
+    packed = store.pack(output, metadata)
+    store.remove()
+    return packed
+
+
+def split(
+    sample_set: samples.SampleSet, config: config_lib.PipelineConfig
+) -> tuple[samples.SampleSet, samples.SampleSet]:
+    """Samples to calibrate with, and others to verify on.
+
+    Of a user's samples at most a fifth are held out: they are what there is.
+    """
+    if len(sample_set) == 1:
+        logging.warning("a single sample: it is verified on itself")
+        return sample_set, sample_set
+    held_out = config.verify_samples
+    if config.samples:
+        held_out = min(held_out, max(len(sample_set) // 5, 1))
+    return sample_set.split(held_out)
+
+
+def _metadata(source, config, count) -> dict:
+    """Where samples come from; `key` is the same for the same samples."""
+    metadata = {
+        "dsg_tf": dsg_tf.__version__,
+        "tensorflow": tf.__version__,
+        "model": source.fingerprint,
+        "synthesis": dataclasses.asdict(config),
+        "domains": {
+            name: domain.describe() for name, domain in source.domains.items()
+        },
+        "count": count,
+    }
+    key = hashlib.sha256(repr(sorted(metadata.items())).encode()).hexdigest()
+    return {**metadata, "key": key}
