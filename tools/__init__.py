@@ -1,0 +1,1 @@
+"""Programs around the library: the demo, its model, evaluation."""
