@@ -61,8 +61,7 @@ def _head_of(graph: ir.Graph, port: ir.Port) -> ClassifierHead | None:
         binary = node.op == "Sigmoid"
         if not binary and classes < 2:
             return None
-        scores = graph.shape(logits)
-        if not _scores_classes(scores) or scores[-1] != classes:
+        if not _scores_classes(graph.shape(logits)):
             return None
         return ClassifierHead(port.name, logits, max(classes, 2), binary)
     if node.op in _BIAS:

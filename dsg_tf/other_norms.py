@@ -80,11 +80,8 @@ def find(graph: ir.Graph) -> list[Norm]:
 def is_fused_layer_norm(graph: ir.Graph, node: ir.Node) -> bool:
     """Whether a FusedBatchNorm in training mode is Keras 2's LayerNorm.
 
-    It reshapes (N, C) to (1, N, C, 1) with the samples as channels, and gives
-    ones and zeros of the length N for scale and offset.
+    It reshapes (N, C) to (1, N, C, 1), so that the samples are the channels.
     """
-    if not all(graph.is_constant(t) for t in node.inputs[1:3]):
-        return True
     shape = graph.shape(node.inputs[0])
     reshaped = graph.producer(node.inputs[0]).op == "Reshape"
     return reshaped and bool(shape) and shape[0] == 1

@@ -83,12 +83,8 @@ def quantize_model(
         samples, the output folder. Nothing is written then.
 
     Example:
-      >>> result = quantize_model(
-      ...     "mobilenet", output="mobilenet_int8.tflite"
-      ... )  # doctest: +SKIP
-      >>> result.report["outputs"]["output_0"]["top1_agreement"]
-      ... # doctest: +SKIP
-      0.94
+      result = dsg_tf.quantize_model("net", output="net_int8.tflite")
+      result.report["outputs"]["output_0"]["top1_agreement"]
     """
     config = config or config_lib.PipelineConfig()
     output = pathlib.Path(output)
@@ -204,15 +200,9 @@ def representative_dataset(
       converter's order of them is its own, a dict by input name.
 
     Example:
-      >>> converter = tf.lite.TFLiteConverter.from_saved_model(
-      ...     path
-      ... )  # doctest: +SKIP
-      >>> converter.optimizations = [
-      ...     tf.lite.Optimize.DEFAULT
-      ... ]  # doctest: +SKIP
-      >>> converter.representative_dataset = (
-      ...     dsg_tf.representative_dataset(path)
-      ... )  # doctest: +SKIP
+      converter = tf.lite.TFLiteConverter.from_saved_model(path)
+      converter.optimizations = [tf.lite.Optimize.DEFAULT]
+      converter.representative_dataset = dsg_tf.representative_dataset(path)
     """
     with tempfile.TemporaryDirectory() as folder:
         made = synthesize(

@@ -10,16 +10,16 @@ this model's inputs, which run from 0 to 16.
 
 from __future__ import annotations
 
+import os
 import pathlib
-import sys
 import time
 
-from absl import app, flags
+from absl import flags
 from rich import console as rich_console
 from rich import table as rich_table
 
 import dsg_tf
-from dsg_tf import config, errors
+from dsg_tf import cli, config, quiet
 from tools import classifiers, digits
 
 _OUTPUT_DIR = flags.DEFINE_string(
@@ -64,7 +64,9 @@ def run(output_dir: pathlib.Path, seed: int) -> rich_table.Table:
     def add_row(title: str, path: pathlib.Path, seconds: str) -> None:
         predict = classifiers.load_predictor(str(path))
         score = classifiers.top1(predict, held_out.images, held_out.labels)
-        table.add_row(title, f"{score.percent:.2f}", seconds, str(path))
+        table.add_row(
+            title, f"{score.percent:.2f}", seconds, os.path.relpath(path)
+        )
 
     add_row("float", _MODEL, "")
     for name, synthesis in _configs(seed).items():
@@ -80,20 +82,21 @@ def run(output_dir: pathlib.Path, seed: int) -> rich_table.Table:
     return table
 
 
-def main(argv: list[str]) -> int:
-    if len(argv) > 1:
-        raise app.UsageError(f"unknown argument {argv[1]!r}")
+def main() -> int:
+    """Runs the demo and prints its table; returns the exit code."""
+    # TensorFlow talks at length while it is imported.
+    with quiet.captured_stderr(show_on_error=True):
+        import tensorflow  # noqa: F401
     output_dir = pathlib.Path(_OUTPUT_DIR.value)
-    try:
-        output_dir.mkdir(parents=True, exist_ok=True)
-        table = run(output_dir, _SEED.value)
-    except errors.UserError as error:
-        print(f"tools.demo: {error}", file=sys.stderr)
-        return 1
-    rich_console.Console().print(table)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    rich_console.Console().print(run(output_dir, _SEED.value))
     print(f"Reports and samples: {output_dir}/*.run/")
     return 0
 
 
 if __name__ == "__main__":
-    app.run(main)
+    cli.run(
+        main,
+        usage="Quantizes the example model in three ways and compares top-1.",
+        groups={"Flags": ("output_dir", "seed")},
+    )

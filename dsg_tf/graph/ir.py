@@ -375,7 +375,7 @@ def free_name(wanted: str, taken: Container[str]) -> str:
     return free
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _is_stateful(op: str) -> bool:
     from tensorflow.python.framework import op_def_registry
 

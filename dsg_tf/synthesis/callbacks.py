@@ -186,7 +186,7 @@ class DistanceLog(keras.callbacks.Callback):
         self._write("a", [[self.model.batch_index, epoch, *values]])
 
     def _earlier_rows(self, header: Sequence[str]) -> list[list[str]]:
-        if not (self._finished and self._path.exists()):
+        if not self._path.exists():
             return []
         with self._path.open(newline="") as file:
             rows = list(csv.reader(file))

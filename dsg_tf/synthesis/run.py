@@ -100,9 +100,6 @@ def synthesize(
         # XLA makes these graphs a hundred times slower on CPU.
         jit_compile=bool(tf.config.list_logical_devices("GPU")),
     )
-    # Built before the step is traced, which otherwise is traced twice: once to
-    # make the optimiser's variables and once more without.
-    model.optimizer.build(model.trainable_variables)
     steps = config.steps
     with progress.task("synthesis", len(starts) * steps, unit="steps") as stage:
         stage.skip((len(starts) - len(open_starts)) * steps)

@@ -1,0 +1,38 @@
+"""What `import dsg_tf` offers, and that it is what the docs name."""
+
+from __future__ import annotations
+
+import importlib
+
+import pytest
+
+import dsg_tf
+
+
+@pytest.mark.parametrize("name", dsg_tf.__all__)
+def test_every_public_name_is_there_and_documented(name):
+    value = getattr(dsg_tf, name)
+    assert value.__doc__
+    assert value.__module__.startswith("dsg_tf.")
+
+
+def test_public_names_are_those_of_their_modules():
+    assert set(dsg_tf.__all__) == set(dsg_tf._MODULE_OF)
+    for name, module in dsg_tf._MODULE_OF.items():
+        owner = importlib.import_module(module)
+        assert getattr(dsg_tf, name) is getattr(owner, name)
+
+
+def test_dir_lists_public_names_before_they_are_loaded():
+    assert set(dsg_tf.__all__) <= set(dir(dsg_tf))
+    assert "__version__" in dir(dsg_tf)
+
+
+def test_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match=r"'dsg_tf' has no .* 'nonsense'"):
+        _ = dsg_tf.nonsense
+
+
+def test_unknown_submodule_is_an_import_error():
+    with pytest.raises(ImportError):
+        importlib.import_module("dsg_tf.nonsense")

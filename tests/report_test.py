@@ -1,0 +1,226 @@
+"""The report is strict JSON, and its last lines say what to do."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+import dsg_tf
+from dsg_tf import config, report, verify
+
+
+def _fidelity(**changes) -> verify.Fidelity:
+    fields = {
+        "sqnr_db": 30.0,
+        "cosine": 0.99,
+        "top1_agreement": 0.9,
+        "max_abs_error": 0.1,
+    }
+    return verify.Fidelity(**{**fields, **changes})
+
+
+def _report(*, agreement=0.9, minimum=0.0, float_operations=(), layers=None):
+    if layers is None:
+        layers = [
+            {"layer": name, "op": "CONV_2D", "sqnr_db": 20.0, "cosine": 0.99}
+            for name in ("worst", "b", "c", "d", "e", "best")
+        ]
+    return {
+        "output": "net.tflite",
+        "config": {"min_agreement": minimum},
+        "samples": {"verified": 16},
+        "size_bytes": {"float": 4000, "integer": 1200},
+        "seconds": {"total": 12.3},
+        "float_operations": list(float_operations),
+        "agreement": agreement,
+        "layers": layers,
+        "outputs": {
+            "scores": {
+                "top1_agreement": agreement,
+                "sqnr_db": 30.0,
+                "cosine": 0.99,
+                "max_abs_error": 0.1,
+            },
+            "boxes[0]": {
+                "top1_agreement": None,
+                "sqnr_db": math.inf,
+                "cosine": 1.0,
+                "max_abs_error": 0.0,
+            },
+        },
+    }
+
+
+def test_agreement_is_top1_where_there_are_classes():
+    assert report.agreement(_fidelity(top1_agreement=0.25)) == 0.25
+    assert report.agreement(_fidelity(top1_agreement=0.0, cosine=0.9)) == 0
+
+
+@pytest.mark.parametrize(
+    ("cosine", "expected"),
+    [(0.7, 0.7), (-0.5, 0.0), (math.nan, 0.0), (-math.inf, 0.0)],
+)
+def test_agreement_without_classes_is_cosine_from_zero_up(cosine, expected):
+    measured = _fidelity(top1_agreement=None, cosine=cosine)
+    assert report.agreement(measured) == expected
+
+
+def test_json_is_strict():
+    text = report.to_json(
+        {
+            "a": [math.inf, -math.inf, math.nan, 1.5],
+            "b": {"c": np.float32(0.5), "d": np.int64(3), "e": np.inf},
+            "f": (np.float64("nan"), True, None, "x"),
+        }
+    )
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is no JSON")
+
+    assert json.loads(text, parse_constant=refuse) == {
+        "a": [None, None, None, 1.5],
+        "b": {"c": 0.5, "d": 3, "e": None},
+        "f": [None, True, None, "x"],
+    }
+
+
+def test_summary_names_files_sizes_and_time():
+    first, second, *rest = report.summary(_report())
+    assert first == "net.tflite: 1 kB (float 4 kB), 12 s"
+    assert "net.tflite.run/" in second
+    assert rest == []
+
+
+def test_summary_lists_what_stays_float_once_and_sorted():
+    lines = report.summary(
+        _report(
+            float_operations=[
+                {"operation": op, "tensor": "t"} for op in ("SIN", "ERF", "SIN")
+            ]
+        )
+    )
+    assert lines[-1] == "still float: ERF, SIN"
+
+
+def test_summary_below_the_threshold_names_the_worst_layer():
+    line = report.summary(_report(agreement=0.5, minimum=0.8))[-1]
+    assert line == (
+        "agreement 0.500 is below --min_agreement 0.8; look at layer worst"
+        " first"
+    )
+    assert "below" not in " ".join(
+        report.summary(_report(agreement=0.8, minimum=0.8))
+    )
+
+
+def test_screen_shows_outputs_and_the_worst_layers(capsys):
+    report.show(_report())
+    shown = capsys.readouterr().out
+    for word in ("scores", "boxes[0]", "90.0 %", "30.0", "worst", "CONV_2D"):
+        assert word in shown
+    assert "best" not in shown  # The sixth layer of five.
+
+
+def test_screen_does_without_layers(capsys):
+    report.show(_report(layers=[]))
+    assert "Worst layers" not in capsys.readouterr().out
+
+
+def test_screen_keeps_lines_whole_and_brackets_as_they_are(capsys):
+    settings = _report()
+    settings["output"] = "[bold]" + "x" * 200
+    report.show(settings)
+    assert "[bold]" + "x" * 200 + ": 1 kB" in capsys.readouterr().out
+
+
+class _Source:
+    """What `report.build` reads of a model."""
+
+    fingerprint = "f" * 8
+    domains: dict = {}  # noqa: RUF012
+    layers = (1, 2)
+    head = None
+
+
+def _build(**changes):
+    fields = {
+        "source": _Source(),
+        "config": config.PipelineConfig(min_agreement=0.5),
+        "model": "folder/net",
+        "output": "net.tflite",
+        "calibrated_with": 64,
+        "verified_on": 16,
+        "float_size_bytes": 10,
+        "size_bytes": 4,
+        "readback": None,
+        "float_ops": (("SIN", "a/Sin"),),
+        "outputs": {"a": _fidelity(), "b": _fidelity(top1_agreement=0.6)},
+        "layers": [],
+        "seconds": {"load": 1.25, "samples": 2.5},
+    }
+    return report.build(**{**fields, **changes})
+
+
+def test_report_holds_the_version_and_the_whole_config():
+    built = _build()
+    assert built["dsg_tf"] == dsg_tf.__version__
+    assert built["config"] == json.loads(
+        config.to_json(config.PipelineConfig(min_agreement=0.5))
+    ) | {"input_range": None, "tags": (), "input_shapes": ()}
+    assert built["float_operations"] == [
+        {"operation": "SIN", "tensor": "a/Sin"}
+    ]
+    assert built["seconds"]["total"] == 3.75
+
+
+def test_least_output_decides():
+    built = _build()
+    assert built["agreement"] == 0.6
+    assert built["passed"]
+    worse = _build(outputs={"a": _fidelity(top1_agreement=0.4)})
+    assert not worse["passed"]
+    assert _build(outputs={"a": _fidelity(top1_agreement=0.5)})["passed"]
+
+
+def test_live_model_is_named_by_its_type():
+    assert _build(model=object())["model"] == "object"
+
+
+@pytest.mark.parametrize(
+    ("settings", "head", "cover"),
+    [
+        (config.PipelineConfig(), 7, "labels of 7 classes"),
+        (config.PipelineConfig(), None, "output spread"),
+        (config.PipelineConfig(samples="a.npz"), 7, "the user's samples"),
+        (
+            config.PipelineConfig(synthesis=config.SynthesisConfig.of("noise")),
+            7,
+            "none: noise",
+        ),
+        (
+            config.PipelineConfig(synthesis=config.SynthesisConfig.of("zeroq")),
+            7,
+            "none",
+        ),
+        (
+            config.PipelineConfig(
+                synthesis=config.SynthesisConfig(spread_weight=0)
+            ),
+            None,
+            "none",
+        ),
+    ],
+)
+def test_report_says_how_tensors_behind_the_last_bn_were_covered(
+    settings, head, cover
+):
+    class Head:
+        num_classes = head
+
+    source = _Source()
+    source.head = Head() if head else None
+    built = _build(source=source, config=settings)
+    assert built["cover_behind_last_batch_norm"] == cover

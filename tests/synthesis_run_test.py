@@ -1,0 +1,282 @@
+"""Batches are independent, resumable, deterministic, and within the domain."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tiny_classifier
+import tiny_graphs
+
+from dsg_tf import bn_statistics, input_domain
+from dsg_tf import config as config_lib
+from dsg_tf.synthesis import run
+
+_CONFIG = config_lib.SynthesisConfig(
+    batch_size=2, steps=4, schedule="cosine", seed=3, slack_probes=4
+)
+_COUNT = 5
+
+
+def _synthesize(
+    folder, *user, parts=None, domain=None, count=_COUNT, **changes
+):
+    graph, layers, _ = parts or tiny_classifier.parts()
+    return run.synthesize(
+        graph,
+        dataclasses.replace(_CONFIG, **changes),
+        layers=layers,
+        domains={"x": domain or tiny_classifier.domain()},
+        count=count,
+        folder=folder,
+        key="key",
+        callbacks=user,
+    )
+
+
+def _array(store, folder, name="x"):
+    packed = store.pack(folder / "samples.npz", {})
+    return np.array(packed.arrays[name])
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """An uninterrupted run: its folder, samples and log."""
+    folder = tmp_path_factory.mktemp("whole")
+    x = _array(_synthesize(folder), folder)
+    return folder, x, (folder / "distances.csv").read_text()
+
+
+def test_samples_are_all_there_finite_and_in_the_domain(whole):
+    _, x, _ = whole
+    assert x.shape == (_COUNT, 8, 8, 3)
+    assert x.dtype == np.float32
+    assert np.isfinite(x).all()
+    assert np.abs(x).max() <= 1
+    assert len({sample.tobytes() for sample in x}) == _COUNT
+
+
+def test_same_seed_same_bytes(whole, tmp_path):
+    again = _array(_synthesize(tmp_path), tmp_path)
+    assert again.tobytes() == whole[1].tobytes()
+    first, second = (
+        (f / "samples.npz").read_bytes() for f in (whole[0], tmp_path)
+    )
+    assert first == second
+
+
+def test_another_seed_gives_other_samples(whole, tmp_path):
+    other = _array(_synthesize(tmp_path, seed=4), tmp_path)
+    assert not np.isclose(other, whole[1]).all(axis=(1, 2, 3)).any()
+
+
+class _Killed(Exception):
+    pass
+
+
+class _KillIn(keras.callbacks.Callback):
+    def __init__(self, batch):
+        super().__init__()
+        self._batch = batch
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.model.batch_index == self._batch and batch == 2:
+            raise _Killed
+
+
+def test_killed_run_goes_on_to_the_same_bytes(whole, tmp_path):
+    with pytest.raises(_Killed):
+        _synthesize(tmp_path, _KillIn(1))
+    batches = []
+    watch = keras.callbacks.LambdaCallback(
+        on_train_begin=lambda logs: batches.append(watch.model.batch_index)
+    )
+    store = _synthesize(tmp_path, watch)
+    assert batches == [1, 2]
+    assert _array(store, tmp_path).tobytes() == whole[1].tobytes()
+    assert (tmp_path / "distances.csv").read_text() == whole[2]
+
+
+def test_finished_run_is_not_run_again(whole):
+    def refuse(*_):
+        raise AssertionError("a step was run")
+
+    store = _synthesize(
+        whole[0], keras.callbacks.LambdaCallback(on_train_begin=refuse)
+    )
+    assert store.finished == {0, 2, 4}
+    assert (whole[0] / "distances.csv").read_text() == whole[2]
+
+
+def test_distance_log_has_one_row_per_batch_and_epoch(whole):
+    rows = [line.split(",") for line in whole[2].splitlines()]
+    assert [row[:2] for row in rows[1:]] == [["0", "0"], ["1", "0"], ["2", "0"]]
+    assert len(rows[0]) == 3 + 3
+
+
+def test_users_callbacks_see_every_step_and_every_term(tmp_path):
+    seen = []
+    watch = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: seen.append(dict(logs))
+    )
+    csv_logger = keras.callbacks.CSVLogger(tmp_path / "log.csv", append=True)
+    _synthesize(
+        tmp_path,
+        watch,
+        csv_logger,
+        steps=20,
+        label_weight=1.0,
+        prior_weight=1.0,
+    )
+    assert len(seen) == 3 * 20
+    terms = {"bns", "label", "prior"}
+    assert terms <= set(seen[0])
+    for logs in seen:
+        parts = sum(float(v) for k, v in logs.items() if k != "loss")
+        assert float(logs["loss"]) == pytest.approx(parts, rel=1e-5)
+    # Two epochs of ten steps for each of three batches, and the header.
+    rows = (tmp_path / "log.csv").read_text().splitlines()
+    assert len(rows) == 1 + 3 * 2
+
+
+@pytest.mark.parametrize(
+    ("schedule", "share"), [("cosine", 0.5), ("constant", 1.0)]
+)
+def test_schedule_sets_the_rate(tmp_path, schedule, share):
+    rates = []
+    watch = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: rates.append(
+            float(watch.model.optimizer.learning_rate.value)
+        )
+    )
+    _synthesize(tmp_path, watch, schedule=schedule, count=2, learning_rate=0.2)
+    assert len(rates) == 4
+    assert rates[0] == pytest.approx(0.2)
+    assert rates[2] == pytest.approx(0.2 * share)
+
+
+def test_settled_batches_end_early_and_the_next_begins(tmp_path):
+    steps = []
+    watch = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: steps.append(
+            watch.model.batch_index
+        )
+    )
+    # A rate that changes nothing: no step falls by 1 %.
+    store = _synthesize(
+        tmp_path, watch, steps=20, patience=2, learning_rate=1e-9, count=4
+    )
+    assert steps == [0, 0, 0, 1, 1, 1]
+    assert store.finished == {0, 2}
+
+
+def test_samples_stay_on_disk(whole):
+    store = _synthesize(whole[0])
+    assert all(isinstance(m, np.memmap) for m in store._maps.values())
+
+
+def test_integer_inputs_come_out_whole_and_in_range(tmp_path):
+    parts = tiny_classifier.parts(
+        dtype=tf.uint8,
+        before=lambda x: tf.cast(x, tf.float32) / 127.5 - 1.0,
+    )
+    graph, layers, _ = parts
+    domain = input_domain.recover(graph, "x", layers=layers)
+    store = _synthesize(
+        tmp_path,
+        parts=parts,
+        domain=domain,
+        learning_rate=2.0,
+        keep_domain=False,
+        count=2,
+    )
+    x = _array(store, tmp_path)
+    assert x.dtype == np.uint8
+    # Clipped and not wrapped: what went beyond the range is at its ends.
+    # Wrapped values would fill the range evenly, with 1 in 128 at the ends.
+    assert np.mean((x == 0) | (x == 255)) > 0.05
+
+
+def test_fixed_batch_size_of_the_model_is_kept(tmp_path):
+    def function(x):
+        y = tf.reshape(
+            tf.nn.conv2d(x, tiny_classifier.WEIGHTS["k1"], 1, "SAME"),
+            (3, 8, 8, 4),
+        )
+        return tiny_graphs.batch_norm(y, np.zeros(4), np.ones(4))
+
+    graph = tiny_graphs.freeze(function, (3, 8, 8, 3))
+    parts = graph, bn_statistics.find(graph), None
+    store = _synthesize(tmp_path, parts=parts, count=4)
+    assert store.finished == {0, 3}
+    assert np.isfinite(_array(store, tmp_path)).all()
+
+
+def test_two_inputs_are_stored_by_name(tmp_path):
+    kernel = np.random.default_rng(0).normal(0, 1, (6, 3)).astype("f")
+    graph = tiny_graphs.freeze(
+        lambda x, y: tiny_graphs.batch_norm(
+            x + (y @ kernel)[:, None, None], np.zeros(3), np.ones(3)
+        ),
+        (None, 8, 8, 3),
+        (None, 6),
+    )
+    store = run.synthesize(
+        graph,
+        _CONFIG,
+        layers=bn_statistics.find(graph),
+        domains={
+            "x": tiny_classifier.domain(),
+            "y": input_domain.standard_normal(6),
+        },
+        count=2,
+        folder=tmp_path,
+        key="key",
+    )
+    assert _array(store, tmp_path, "x").shape == (2, 8, 8, 3)
+    assert _array(store, tmp_path, "y").shape == (2, 6)
+
+
+class TestNoise:
+    def _noise(self, folder, count=64, **changes):
+        changes = {"method": "noise", "steps": 0, "batch_size": 16, **changes}
+        return _array(_synthesize(folder, count=count, **changes), folder)
+
+    def test_has_the_moments_of_the_domain(self, tmp_path):
+        x = self._noise(tmp_path, keep_domain=False)
+        domain = tiny_classifier.domain()
+        # 4,096 values per channel: five standard errors.
+        error = 5 * domain.deviation / np.sqrt(4096)
+        assert (np.abs(x.mean((0, 1, 2)) - domain.mean) < error).all()
+        assert (np.abs(x.std((0, 1, 2)) - domain.deviation) < error).all()
+        assert np.abs(x).max() > 1
+
+    def test_keeps_to_the_domain_if_asked(self, tmp_path):
+        x = self._noise(tmp_path, keep_domain=True)
+        assert np.abs(x).max() == 1
+
+    def test_is_of_the_standard_normal_without_the_domain(self, tmp_path):
+        x = self._noise(tmp_path, keep_domain=False, use_domain=False)
+        assert x.std() == pytest.approx(1, abs=5 / np.sqrt(x.size))
+
+    def test_batches_differ_and_repeat_with_the_seed(self, tmp_path):
+        first, second = (
+            self._noise(tmp_path / n, count=20, seed=1) for n in "ab"
+        )
+        assert first.tobytes() == second.tobytes()
+        assert len({sample.tobytes() for sample in first}) == 20
+
+
+def test_loss_that_is_not_finite_is_an_error_and_no_sample(tmp_path):
+    class Poison(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            if batch == 3:
+                samples = self.model.samples["x"]
+                samples.assign(samples * np.nan)
+
+    with pytest.raises(FloatingPointError, match="batch 0"):
+        _synthesize(tmp_path, Poison())
+    assert _synthesize(tmp_path, steps=0).finished == {0, 2, 4}
