@@ -99,7 +99,7 @@ class SynthesisConfig:
         classifier head is found.
       label_temperature: divides the logits of that cross-entropy: how far
         beyond certainty a class is asked for.
-      spread_weight: weight of the output-spread loss, where none is found.
+      spread_weight: weight of the output-spread loss, for every other output.
       prior_weight: weight of total variation, for image-shaped inputs.
     """
 
@@ -159,8 +159,10 @@ class SynthesisConfig:
                 got=f"{self.steps} with the method noise",
                 expected="0: noise is not optimised",
             )
+        defaults = {f.name: f.default for f in dataclasses.fields(self)}
+        telling = [n for n, v in _ZEROQ.items() if v != defaults[n]]
         if self.method == "zeroq" and not any(
-            getattr(self, name) == value for name, value in _ZEROQ.items()
+            getattr(self, name) == _ZEROQ[name] for name in telling
         ):
             raise errors.UserError(
                 "--method",
@@ -214,17 +216,21 @@ _WEIGHTS = (
 
 _ZEROQ = {
     "steps": 500,
+    "patience": 0,
+    "learning_rate": 0.1,
     "schedule": "plateau",
     "initializer": "gaussian",
     "use_domain": False,
     "keep_domain": False,
     "normalize_loss": False,
+    "sample_weight": 1.0,
     "batch_weight": 0.0,
     "slack_percentile": 0.0,
     "layerwise_enhancement": False,
     "input_weight": 1.0,
     "label_weight": 0.0,
     "spread_weight": 0.0,
+    "prior_weight": 0.0,
 }
 
 _NOISE = {"steps": 0, "initializer": "gaussian"}

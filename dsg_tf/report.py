@@ -140,11 +140,13 @@ def _cover(source, config: config_lib.PipelineConfig) -> str:
         return "the user's samples"
     if synthesis.steps == 0:
         return "none: noise"
+    cover = []
     if source.head is not None and synthesis.label_weight:
-        return f"labels of {source.head.num_classes} classes"
-    if source.head is None and synthesis.spread_weight:
-        return "output spread"
-    return "none"
+        cover.append(f"labels of {source.head.num_classes} classes")
+    others = len(source.graph.outputs) - (source.head is not None)
+    if others and synthesis.spread_weight:
+        cover.append(f"spread of {others} outputs")
+    return ", ".join(cover) or "none"
 
 
 def _outputs_table(report: Mapping):

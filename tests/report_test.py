@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import types
 
 import numpy as np
 import pytest
@@ -143,6 +144,7 @@ class _Source:
     domains: dict = {}  # noqa: RUF012
     layers = (1, 2)
     head = None
+    graph = types.SimpleNamespace(outputs=("a",))
 
 
 def _build(**changes):
@@ -193,7 +195,7 @@ def test_live_model_is_named_by_its_type():
     ("settings", "head", "cover"),
     [
         (config.PipelineConfig(), 7, "labels of 7 classes"),
-        (config.PipelineConfig(), None, "output spread"),
+        (config.PipelineConfig(), None, "spread of 1 outputs"),
         (config.PipelineConfig(samples="a.npz"), 7, "the user's samples"),
         (
             config.PipelineConfig(synthesis=config.SynthesisConfig.of("noise")),

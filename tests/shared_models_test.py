@@ -2,8 +2,8 @@
 
 Shorter than by default, so that CI can afford it; the numbers of the README
 come from benchmarks/accuracy.py. The bounds lie between what these short runs
-reach and what calibration by N(0, 1) noise reaches on the same images
-(agreement in percent): ResNet-8 98 / 10, ResNet-20 98 / 96, MobileNetV1 80 / 30.
+reach and what calibration by N(0, 1) noise reaches on the same images, in
+percent: ResNet-8 98 and 10, ResNet-20 98 and 96, MobileNetV1 80 and 30.
 """
 
 from __future__ import annotations

@@ -247,6 +247,20 @@ class TestLoss:
         for name, value in wanted.items():
             assert logs[name] == pytest.approx(value, rel=_RTOL), name
 
+    def test_beside_a_head_spreads_the_other_outputs(self):
+        function = tiny_classifier.classifier_and_features
+        model = _make(_ALL, function)
+        before = model.samples["x"].numpy()
+        logs = _step(model)
+
+        space = tiny_classifier.domain()
+        images = before * space.deviation + space.mean
+        features = function(tf.constant(images, tf.float32))[1].numpy()
+        variance = features.astype(np.float64).var(axis=0) + 1e-8
+        wanted = -_ALL.spread_weight * np.mean(0.5 * np.log(variance))
+        assert {"label", "spread"} <= set(logs)
+        assert logs["spread"] == pytest.approx(wanted, rel=_RTOL)
+
     def test_of_the_zeroq_preset_is_the_published_one(self):
         """As in the released code: norm(A - B)^2 / batch size per layer."""
         config = config_lib.SynthesisConfig.of("zeroq", batch_size=4)

@@ -100,6 +100,12 @@ def embedding(x):
     return tf.math.l2_normalize(_network(x, dense_bn=False), -1)
 
 
+def classifier_and_features(x):
+    """Two outputs; only the first is a classifier head."""
+    features = _network(x)
+    return tf.nn.softmax(features @ WEIGHTS["k4"]), tf.square(features)
+
+
 @functools.cache
 def parts(function=classifier, dtype=tf.float32, before=None):
     """Graph, BN layers and head."""

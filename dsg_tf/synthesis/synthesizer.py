@@ -82,9 +82,18 @@ class Synthesizer(keras.Model):
             )
             for port in self._graph.inputs
         }
-        covered = [head.logits] if head else [p.tensor for p in graph.outputs]
+        # What lies behind the last BN: the head's scores, for the labels, and
+        # every other float output, for the spread.
+        scores = [head.logits] if head else []
+        outputs = [
+            port.tensor
+            for port in graph.outputs
+            if port.dtype.is_floating
+            and not (head and port.name == head.output)
+        ]
         self._forward = frozen.to_function(
-            self._graph, [layer.input for layer in layers] + covered
+            self._graph,
+            [layer.input for layer in layers] + scores + outputs,
         )
         batch, count = config.batch_size, len(self._batch_norms)
         self.samples = {
@@ -192,32 +201,27 @@ class Synthesizer(keras.Model):
             for n, v in self.samples.items()
         }
         tensors = self._forward(*inputs.values())
-        features, covered = (
-            tensors[: len(self._batch_norms)],
-            tensors[len(self._batch_norms) :],
-        )
+        count = len(self._batch_norms)
+        features, outputs = tensors[:count], tensors[count:]
         terms = {"bns": self._bns(features)}
         if config.input_weight:
             own = [_own_moments(v.value) for v in self.samples.values()]
             terms["input"] = config.input_weight * tf.add_n(own)
-        if self._head is not None and config.label_weight:
-            scores = tf.reshape(
-                covered[0], (config.batch_size, covered[0].shape[-1])
-            )
+        scores = None
+        if self._head is not None:
+            scores, *outputs = outputs
+        if scores is not None and config.label_weight:
+            scores = tf.reshape(scores, (config.batch_size, scores.shape[-1]))
             terms["label"] = config.label_weight * losses.label_loss(
                 scores,
                 self.labels.value,
                 temperature=config.label_temperature,
                 multi_label=self._head.multi_label,
             )
-        if self._head is None and config.spread_weight:
-            spread = [
-                losses.spread_loss(t)
-                for t in covered
-                if t.shape.rank and t.dtype.is_floating
-            ]
-            if spread:
-                terms["spread"] = config.spread_weight * tf.add_n(spread)
+        outputs = [t for t in outputs if t.shape.rank]
+        if outputs and config.spread_weight:
+            spread = [losses.spread_loss(t) for t in outputs]
+            terms["spread"] = config.spread_weight * tf.add_n(spread)
         if config.prior_weight:
             images = [
                 v.value
