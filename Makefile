@@ -36,7 +36,7 @@ demo: setup
 	@$(BIN)/python -m tools.demo
 
 test: setup
-	$(BIN)/python -m pytest -rs
+	$(BIN)/python -m pytest -rs -n 2 --dist=loadfile
 
 lint: setup
 	$(BIN)/ruff check .

@@ -87,6 +87,9 @@ def load_images(
     path = case.tuning_data if tuning else case.data
     images, labels = labelled_images.load(str(shared / path))
     images = labelled_images.preprocess(
-        images, case.preprocess, mean=case.mean, std=case.std
+        images,
+        case.preprocess,
+        mean=None if case.mean is None else np.array(case.mean),
+        std=None if case.std is None else np.array(case.std),
     )
     return images, labels
