@@ -145,7 +145,7 @@ def _cover(source, config: config_lib.PipelineConfig) -> str:
         cover.append(f"labels of {source.head.num_classes} classes")
     others = len(source.graph.outputs) - (source.head is not None)
     if others and synthesis.spread_weight:
-        cover.append(f"spread of {others} outputs")
+        cover.append("output spread")
     return ", ".join(cover) or "none"
 
 

@@ -195,7 +195,7 @@ def test_live_model_is_named_by_its_type():
     ("settings", "head", "cover"),
     [
         (config.PipelineConfig(), 7, "labels of 7 classes"),
-        (config.PipelineConfig(), None, "spread of 1 outputs"),
+        (config.PipelineConfig(), None, "output spread"),
         (config.PipelineConfig(samples="a.npz"), 7, "the user's samples"),
         (
             config.PipelineConfig(synthesis=config.SynthesisConfig.of("noise")),

@@ -235,6 +235,16 @@ def test_a_dead_layer_does_not_break_the_file(monkeypatch):
         interpreter.Interpreter(broken.model)
 
 
+def test_a_clip_far_above_its_tensor_does_not_break_the_file(monkeypatch):
+    # Kernels compute 6 / scale as an int32.
+    exported = _exported("vanishing_relu6")
+    interpreter.Interpreter(exported.model)
+    monkeypatch.setattr(plan, "_LEAST_SCALE", 0.0)
+    broken = _exported("vanishing_relu6")
+    with pytest.raises(errors.UserError, match="overflow"):
+        interpreter.Interpreter(broken.model)
+
+
 def test_a_dead_sum_keeps_a_step_that_the_kernel_takes():
     # Below 2^-19 of its inputs' steps ADD would end the process.
     exported = _exported("dead_sum")

@@ -93,6 +93,9 @@ NETS = {
     ),
     "dead_layer": lambda x: _conv(tf.nn.relu(_conv(x) - 1000.0), _K8) + 1.0,
     "dead_sum": lambda x: tf.nn.relu(x - 100.0) + tf.nn.relu(2 * x - 100.0),
+    "vanishing_relu6": lambda x: (
+        _conv(tf.nn.relu6(_conv(x * 1e-12)), _K8) + 1.0
+    ),
     "dense": lambda x: tf.nn.softmax(
         tf.matmul(tf.reshape(_conv(x), [1, -1]), _weights(512, 10))
     ),

@@ -16,7 +16,7 @@ from absl import logging
 from ai_edge_litert import schema_py_generated as schema
 from litert_quantizer import algorithm_manager, qtyping, quantizer
 
-from dsg_tf import errors, qtypes, uniform
+from dsg_tf import errors, qtypes, quiet, uniform
 from dsg_tf.tflite import (
     bias_correction,
     convert,
@@ -284,11 +284,13 @@ def _quantize(
     # It logs every tensor that it touches.
     logging.set_verbosity(min(verbosity, logging.WARNING))
     try:
-        result = work.quantize(
-            statistics,
-            enable_progress_report=False,
-            enable_progress_bar=False,
-        )
+        # It shows a bar of its own on the terminal, asked for or not.
+        with quiet.captured_stderr(show_on_error=True):
+            result = work.quantize(
+                statistics,
+                enable_progress_report=False,
+                enable_progress_bar=False,
+            )
     finally:
         logging.set_verbosity(verbosity)
     return bytes(result.quantized_model)

@@ -21,6 +21,8 @@ _MAX_MULTIPLIER = 2.0**7
 # 2^-19 of an input's; XNNPACK takes ratios down to 2^-10, and a finer grid
 # than that holds nothing that the inputs' grids could tell.
 _MAX_STEP_RATIO = 2.0**10
+# Kernels with a fused RELU6 compute 6 / scale as an int32; half of its range.
+_LEAST_SCALE = 6.0 / 2.0**30
 _SUMS = frozenset({"ABS", "ADD", "LEAKY_RELU", "PRELU", "RELU", "RELU6", "SUB"})
 _PRODUCTS = frozenset({"BATCH_MATMUL", "MUL"})
 
@@ -208,7 +210,7 @@ class _Resolver:
                     return self._operand(op, source).params
         bounds = self._ranges[index]
         grid = self._grid(bounds)
-        least = self._least_output_scale(op, grids)
+        least = max(_LEAST_SCALE, self._least_output_scale(op, grids))
         if grid.scale[0] >= least:
             return grid
         # A tensor that hardly moved in calibration, behind inputs that did.
