@@ -44,7 +44,11 @@ VARIANTS = {
     "image prior 0.1": ("dsg", {"prior_weight": 0.1}, {}),
     "zeroq": ("zeroq", {}, {}),
     "noise of the domain": ("noise", {}, {}),
-    "N(0, 1) noise": ("noise", {"use_domain": False}, {}),
+    "standard normal noise": (
+        "noise",
+        {"use_domain": False, "keep_domain": False},
+        {},
+    ),
 }
 
 

@@ -38,7 +38,7 @@ def _configs(seed: int) -> dict[str, config.SynthesisConfig]:
     """The ways of calibrating that the demo compares, by file name."""
     return {
         "digits_noise_int8": config.SynthesisConfig.of(
-            "noise", use_domain=False, seed=seed
+            "noise", use_domain=False, keep_domain=False, seed=seed
         ),
         "digits_dsg_int8": config.SynthesisConfig.of("dsg", seed=seed),
     }

@@ -160,7 +160,7 @@ class Synthesizer(keras.Model):
     ) -> list[tuple[tf.Tensor, tf.Tensor]]:
         """m and s of every layer for inputs in the model's units, (B, C)."""
         tensors = self._forward(
-            *(tf.constant(inputs[p.name]) for p in self._graph.inputs)
+            *(tf.convert_to_tensor(inputs[p.name]) for p in self._graph.inputs)
         )
         return [
             losses.sample_moments(h, layer.channel_axis, epsilon=layer.epsilon)
