@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import runpy
+import signal
 import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
@@ -40,6 +41,8 @@ def run(
 
     def parse(argv: list[str]) -> list[str]:
         if _HELP_FLAGS & set(argv[1:]):
+            if hasattr(signal, "SIGPIPE"):  # `--help | head` closes the pipe.
+                signal.signal(signal.SIGPIPE, signal.SIG_DFL)
             print(help_text(usage, groups))
             sys.exit(0)
         try:

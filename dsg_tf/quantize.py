@@ -290,6 +290,12 @@ def main() -> int:
     logging.set_verbosity(max(logging.get_verbosity(), logging.INFO))
     # Only now: importing TensorFlow takes seconds.
     with quiet.captured_stderr(show_on_error=True):
+        import tensorflow as tf
+
+        # Operations that run side by side add gradients up in the order in
+        # which they finish. One at a time, each on all cores: same seed, same
+        # bytes.
+        tf.config.threading.set_inter_op_parallelism_threads(1)
         from dsg_tf import pipeline, report
 
     result = pipeline.quantize_model(
