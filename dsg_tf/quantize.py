@@ -290,13 +290,9 @@ def main() -> int:
     logging.set_verbosity(max(logging.get_verbosity(), logging.INFO))
     # Only now: importing TensorFlow takes seconds.
     with quiet.captured_stderr(show_on_error=True):
-        import tensorflow as tf
-
-        # Operations that run side by side add gradients up in the order in
-        # which they finish. One at a time, each on all cores: same seed, same
-        # bytes.
-        tf.config.threading.set_inter_op_parallelism_threads(1)
         from dsg_tf import pipeline, report
+
+    pipeline.run_one_operation_at_a_time()
 
     result = pipeline.quantize_model(
         _SAVED_MODEL.value, output=output, config=config
