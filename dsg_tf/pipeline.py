@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
-import tensorflow as tf
 
 from dsg_tf import (
     calibration,
@@ -221,17 +220,6 @@ def representative_dataset(
             yield sample if len(sample) > 1 else list(sample.values())
 
     return dataset
-
-
-def run_one_operation_at_a_time() -> None:
-    """Makes TensorFlow run operations in turn, each on all cores.
-
-    Side by side they add gradients up in the order in which they finish, so
-    that the same seed would not give the same bytes. TensorFlow takes this
-    before its first operation only; later it is left as it is.
-    """
-    with contextlib.suppress(RuntimeError):
-        tf.config.threading.set_inter_op_parallelism_threads(1)
 
 
 def to_float_tflite(graph: ir.Graph) -> bytes:

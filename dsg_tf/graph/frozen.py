@@ -8,6 +8,7 @@ it, back into something that runs and has gradients.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
@@ -101,6 +102,17 @@ def freeze(
         ],
         library=library,
     )
+
+
+def run_one_operation_at_a_time() -> None:
+    """Makes TensorFlow run operations in turn, each on all cores.
+
+    Side by side they add gradients up in the order in which they finish, so
+    that the same seed would not give the same bytes. TensorFlow takes this
+    before its first operation only; later it is left as it is.
+    """
+    with contextlib.suppress(RuntimeError):
+        tf.config.threading.set_inter_op_parallelism_threads(1)
 
 
 def to_function(
