@@ -38,6 +38,7 @@ def main(argv: list[str]) -> None:
     import tensorflow as tf
 
     from dsg_tf import config, source_model
+    from dsg_tf.graph import frozen
     from dsg_tf.synthesis import callbacks, run, synthesizer
 
     batch = _BATCH_SIZE.value
@@ -67,19 +68,24 @@ def main(argv: list[str]) -> None:
     def forward():
         return traced(inputs)
 
-    for work in (step, forward):
-        work()
-    rates = [
-        (
-            rate(lambda: step().numpy(), images=batch, seconds=_SECONDS.value),
-            rate(
-                lambda: forward()[-1].numpy(),
-                images=batch,
-                seconds=_SECONDS.value,
-            ),
-        )
-        for _ in range(3)
-    ]
+    with frozen.in_fixed_order():
+        for work in (step, forward):
+            work()
+        rates = [
+            (
+                rate(
+                    lambda: step().numpy(),
+                    images=batch,
+                    seconds=_SECONDS.value,
+                ),
+                rate(
+                    lambda: forward()[-1].numpy(),
+                    images=batch,
+                    seconds=_SECONDS.value,
+                ),
+            )
+            for _ in range(3)
+        ]
     stepping, forwarding = np.median(rates, axis=0)
     print(
         f"{stepping:.0f} image-steps/s; forward pass {forwarding:.0f} images/s;"

@@ -290,10 +290,6 @@ def main() -> int:
     logging.set_verbosity(max(logging.get_verbosity(), logging.INFO))
     # Only now: importing TensorFlow takes seconds.
     with quiet.captured_stderr(show_on_error=True):
-        from dsg_tf.graph import frozen
-
-        # Importing Keras, as the pipeline does, may already run operations.
-        frozen.run_one_operation_at_a_time()
         from dsg_tf import pipeline, report
 
     result = pipeline.quantize_model(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import concurrent.futures
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras
+from tensorflow.python.eager import context
 
 from dsg_tf.graph import frozen
 
@@ -265,6 +268,128 @@ class TestFunction:
         graph = _freeze(lambda z, a: z - a, (None, 2), (None, 2))
         (y,) = _run(graph, np.full((1, 2), 3, "f"), np.ones((1, 2), "f"))
         np.testing.assert_array_equal(y, [[2, 2]])
+
+
+class TestSplice:
+    def test_computes_what_the_function_does_with_its_gradient(self):
+        def function(x, y):
+            return tf.tanh(x) @ tf.transpose(y), tf.nn.relu(x)
+
+        graph = _freeze(function, (None, 4), (3, 4))
+        inputs = [tf.constant(_sample(n, 4, seed=n)) for n in (2, 3)]
+        wanted = [graph.outputs[1].tensor, graph.outputs[0].tensor]
+
+        @tf.function
+        def spliced(*inputs):
+            outputs = frozen.splice(graph, inputs, wanted)
+            return outputs, tf.gradients(outputs, inputs)
+
+        outputs, gradients = spliced(*inputs)
+        called = frozen.to_function(graph, wanted)
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            expected = called(*inputs)
+        for a, b in zip(outputs, expected, strict=True):
+            np.testing.assert_array_equal(a, b)
+        for a, b in zip(
+            gradients, tape.gradient(expected, inputs), strict=True
+        ):
+            np.testing.assert_allclose(a, b, rtol=1e-6)
+
+    def test_inputs_may_be_unread_or_outputs(self):
+        graph = _freeze(lambda x, y: y, (None, 2), (None, 2))
+        x, y = _sample(2, 2), _sample(2, 2, seed=1)
+        spliced = tf.function(
+            lambda *t: frozen.splice(graph, t, [graph.inputs[1].tensor])
+        )
+        np.testing.assert_array_equal(spliced(x, y)[0], y)
+
+    def test_loops_have_gradients(self):
+        def function(x):
+            return tf.while_loop(
+                lambda i, _: i < 3,
+                lambda i, y: (i + 1, y * y),
+                [tf.constant(0), x],
+            )[1]
+
+        graph = _freeze(function, (None, 2))
+
+        @tf.function
+        def gradient(x):
+            y = frozen.splice(graph, [x], [graph.outputs[0].tensor])
+            return tf.gradients(y, x)[0]
+
+        x = np.float32([[1.0, 0.5]])
+        np.testing.assert_allclose(
+            gradient(tf.constant(x)), 8 * x**7, rtol=1e-5
+        )
+
+
+class TestSums:
+    def test_of_many_become_sums_of_two_in_order(self):
+        """1e8 and -1e8 swallow what is added between them."""
+        terms = np.float32([1e8, 3, -1e8, 2])
+        graph = _freeze(lambda x: tf.add_n([x * t for t in terms]), (None, 1))
+        pairs = frozen.with_sums_in_pairs(graph)
+        assert "AddN" in {n.op for n in graph}
+        assert "AddN" not in {n.op for n in pairs}
+        assert pairs.outputs == graph.outputs
+        # Otherwise Grappler factors x out and folds the sum of the constants.
+        with frozen.in_fixed_order():
+            (y,) = _run(pairs, np.ones((1, 1), np.float32))
+        np.testing.assert_array_equal(y, 2)
+
+    def test_may_hold_a_tensor_twice(self):
+        graph = _freeze(lambda x: tf.add_n([x, x, x * 2.0, x]), (None, 1))
+        pairs = frozen.with_sums_in_pairs(graph)
+        (y,) = _run(pairs, np.ones((1, 1), np.float32))
+        np.testing.assert_array_equal(y, 5)
+
+    def test_of_two_stay(self):
+        graph = _freeze(lambda x: tf.add_n([x, x * 2.0]), (None, 1))
+        assert frozen.with_sums_in_pairs(graph).text() == graph.text()
+
+
+def _call_options():
+    options = context.context().function_call_options
+    return options.executor_type, options.config_proto_serialized
+
+
+class TestFixedOrder:
+    def test_a_large_sum_is_the_same_in_every_call(self):
+        """32 addends of 8 MiB: more than Grappler takes a CPU to have."""
+
+        @tf.function
+        def total(x):
+            return tf.add_n([tf.tanh(x * 1.3**n) for n in range(32)])
+
+        x = tf.constant(_sample(2**21))
+        with frozen.in_fixed_order():
+            found = {total(x).numpy().tobytes() for _ in range(5)}
+        assert len(found) == 1
+
+    def test_options_are_this_threads_and_this_blocks_alone(self):
+        before = _call_options()
+        everywhere = tf.config.optimizer.get_experimental_options()
+
+        def fail():
+            with frozen.in_fixed_order():
+                assert _call_options() != before
+                with concurrent.futures.ThreadPoolExecutor(1) as pool:
+                    assert pool.submit(_call_options).result() == before
+                raise KeyError
+
+        with pytest.raises(KeyError):
+            fail()
+        assert _call_options() == before
+        assert tf.config.optimizer.get_experimental_options() == everywhere
+
+    def test_the_users_options_hold_inside(self):
+        with (
+            tf.experimental.function_executor_type("SINGLE_THREADED_EXECUTOR"),
+            frozen.in_fixed_order(),
+        ):
+            assert _call_options()[0] == "SINGLE_THREADED_EXECUTOR"
 
 
 class TestShapes:

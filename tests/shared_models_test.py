@@ -8,6 +8,11 @@ percent: ResNet-8 98 and 10, ResNet-20 98 and 96, MobileNetV1 80 and 30.
 
 from __future__ import annotations
 
+import os
+import pathlib
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -55,6 +60,30 @@ def test_int8_agrees_with_float_on_real_images(
 
     (only,) = compared.values()
     assert 100 * only.top1_agreement >= least_percent
+
+
+def test_same_seed_same_bytes_in_two_processes(shared, tmp_path):
+    """A step of 16 images needs more than Grappler takes a CPU to have."""
+    root = pathlib.Path(__file__).absolute().parent.parent
+    path = os.pathsep.join([str(root), *filter(None, sys.path)])
+    outputs = [tmp_path / name / "out.tflite" for name in "ab"]
+    processes = []
+    for output in outputs:
+        output.parent.mkdir()
+        command = [
+            *(sys.executable, "-m", "dsg_tf.quantize"),
+            f"--saved_model={shared / cases.CASES['mobilenet'].model}",
+            f"--output={output}",
+            *("--num_samples=14", "--verify_samples=2", "--batch_size=16"),
+            *("--steps=4", "--synthesis=slack_probes=16"),
+        ]
+        processes.append(
+            subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path})
+        )
+    assert [p.wait() for p in processes] == [0, 0]
+    for name in ("out.tflite", "out.tflite.run/samples.npz"):
+        first, second = ((o.parent / name).read_bytes() for o in outputs)
+        assert first == second, name
 
 
 def test_keyword_model_runs_unattended(shared, tmp_path):

@@ -73,6 +73,43 @@ def test_another_seed_gives_other_samples(whole, tmp_path):
     assert not np.isclose(other, whole[1]).all(axis=(1, 2, 3)).any()
 
 
+def _exchanging(x):
+    """Branches that add each other up, as HRNet's do.
+
+    The gradient of a sum goes to all its addends as one buffer, so that what a
+    branch adds up is free, or not, for the others' sake.
+    """
+    rng = np.random.default_rng(0)
+    branches = [x, x, x]
+    for _ in range(3):
+        kernels = rng.normal(0, 0.3, (2, 3, 3, 3, 3, 3)).astype(np.float32)
+        a, b, c = (
+            tf.tanh(tf.nn.conv2d(y, k, 1, "SAME"))
+            for y, k in zip(branches, kernels[0], strict=True)
+        )
+        own = [tf.sin(y) for y in (a, b, c)]
+        sums = [a + (b + c), b + (a + c), c + (a + b)]
+        branches = [
+            y + tf.tanh(tf.nn.conv2d(z, k, 1, "SAME"))
+            for y, z, k in zip(own, sums, kernels[1], strict=True)
+        ]
+    y = tf.concat(branches, -1)
+    return tiny_graphs.batch_norm(y, np.zeros(9), np.ones(9))
+
+
+def test_same_seed_same_bytes_where_branches_meet(tmp_path):
+    graph = tiny_graphs.freeze(_exchanging, (None, 8, 8, 3))
+    parts = graph, bn_statistics.find(graph), None
+    runs = {
+        _array(
+            _synthesize(tmp_path / name, parts=parts, count=2, steps=100),
+            tmp_path / name,
+        ).tobytes()
+        for name in "abc"
+    }
+    assert len(runs) == 1
+
+
 class _Killed(Exception):
     pass
 

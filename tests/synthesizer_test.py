@@ -374,6 +374,18 @@ class TestStep:
             _fit(model, 2)
         assert traces == [False]
 
+    @pytest.mark.parametrize(
+        "function",
+        [tiny_classifier.classifier, tiny_classifier.classifier_and_features],
+    )
+    def test_adds_up_in_pairs(self, function):
+        """Of more addends TensorFlow would choose the order by chance."""
+        model = _make(_ALL, function)
+        graph = model._descent.get_concrete_function().graph
+        sums = [o for o in graph.get_operations() if o.type == "AddN"]
+        assert sums
+        assert {len(o.inputs) for o in sums} == {2}
+
     def test_has_the_batch_size_baked_in(self):
         model = _make(_ALL)
         assert model.samples["x"].shape == (4, 8, 8, 3)
@@ -493,7 +505,7 @@ class TestShapes:
         )
         x = model.samples["x"].numpy().astype(np.float64)
         own = (x.mean(0) ** 2).sum() + ((x.std(0) - 1) ** 2).sum()
-        term = model._terms()["input"].numpy()
+        term = tf.function(model._terms)()["input"].numpy()
         assert term == pytest.approx(0.3 * own, rel=_RTOL)
 
     def test_pooled_features_have_no_positions(self):

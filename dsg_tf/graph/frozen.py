@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import numpy as np
 import tensorflow as tf
 from tensorflow.core.framework import function_pb2, node_def_pb2
+from tensorflow.python.eager import context
 from tensorflow.python.framework import convert_to_constants
 
 from dsg_tf.graph import inlining, ir, switches
@@ -104,15 +105,90 @@ def freeze(
     )
 
 
-def run_one_operation_at_a_time() -> None:
-    """Makes TensorFlow run operations in turn, each on all cores.
+@contextlib.contextmanager
+def in_fixed_order() -> Iterator[None]:
+    """Keeps TensorFlow from adding up in an order that chance decides.
 
-    Side by side they add gradients up in the order in which they finish, so
-    that the same seed would not give the same bytes. TensorFlow takes this
-    before its first operation only; later it is left as it is.
+    Floats depend on the order in which they are added, from three addends on,
+    and Grappler, which optimises functions when they are first called, gives
+    that order away:
+
+    * Its arithmetic optimizer collects sums of sums in one AddN. AddN begins
+      with the addend whose buffer nobody else holds: which it is depends on
+      what has already run, and differs from call to call.
+    * Its memory optimizer splits an AddN of a function that needs more than
+      205 MB (80 % of what it takes a CPU to have) into an AssignAdd for each
+      addend, which run as the addends get done. MobileNetV1 at 224x224 is
+      such a function, with all 27 gradients that enter a BN layer.
+
+    Both are off inside, for the calls that this thread makes; the global
+    options stay. Running operations in turn would not do instead: the turn is
+    another one in another process.
+
+    What is an AddN before Grappler stays one: see `with_sums_in_pairs`, and
+    `tf.AggregationMethod.EXPERIMENTAL_TREE` for gradients.
     """
-    with contextlib.suppress(RuntimeError):
-        tf.config.threading.set_inter_op_parallelism_threads(1)
+    eager = context.context()
+    before = eager.function_call_options
+    config = tf.compat.v1.ConfigProto.FromString(before.config_proto_serialized)
+    rewriting = config.graph_options.rewrite_options
+    rewriting.memory_optimization = rewriting.NO_MEM_OPT
+    rewriting.arithmetic_optimization = rewriting.OFF
+    eager.function_call_options = context.FunctionCallOptions(
+        executor_type=before.executor_type, config_proto=config
+    )
+    try:
+        yield
+    finally:
+        eager.function_call_options = before
+
+
+def with_sums_in_pairs(graph: ir.Graph) -> ir.Graph:
+    """The graph with every AddN of three or more as sums of two, in order."""
+    nodes, taken = {}, set(graph.nodes)
+    for node in graph:
+        if node.op != "AddN" or len(node.inputs) < 3:
+            continue
+        total, *rest = node.inputs
+        for left, addend in zip(range(len(rest))[::-1], rest, strict=True):
+            name = node.name
+            if left:
+                name = ir.free_name(f"{node.name}/sum", taken)
+                taken.add(name)
+            definition = node_def_pb2.NodeDef(
+                name=name, op="AddV2", input=[total, addend]
+            )
+            definition.attr["T"].CopyFrom(node.definition.attr["T"])
+            nodes[name] = ir.Node.from_def(definition)
+            total = nodes[name].output
+    return graph.replace_nodes(nodes)
+
+
+def splice(
+    graph: ir.Graph, inputs: Sequence[tf.Tensor], outputs: Sequence[str]
+) -> list[tf.Tensor]:
+    """Puts a graph's operations into the function that is being traced.
+
+    A function of `to_function` would be called there as a whole, and have a
+    gradient of its own; so `tf.gradients` sees every operation.
+
+    Args:
+      graph: the graph.
+      inputs: its inputs, in the order of `graph.inputs`.
+      outputs: tensors to compute, `node:index`.
+
+    Returns:
+      The outputs' tensors.
+    """
+    return tf.graph_util.import_graph_def(
+        graph.to_graph_def(),
+        input_map={
+            port.tensor: tensor
+            for port, tensor in zip(graph.inputs, inputs, strict=True)
+        },
+        return_elements=list(outputs),
+        name="frozen",
+    )
 
 
 def to_function(
@@ -141,6 +217,89 @@ def to_function(
         [wrapped.graph.get_tensor_by_name(p.tensor) for p in graph.inputs],
         [wrapped.graph.get_tensor_by_name(t) for t in outputs],
     )
+
+
+def batches(
+    graph: ir.Graph,
+    tensors: Sequence[str],
+    samples: Mapping[str, np.ndarray],
+    *,
+    size: int = 16,
+) -> Iterator[list[np.ndarray]]:
+    """Values of tensors over samples, a batch at a time.
+
+    Args:
+      graph: the graph.
+      tensors: what to compute, `node:index`.
+      samples: (N, ...) by input name, model input units.
+      size: samples at a time, where the graph's batch is open; otherwise its
+        own batch size, the last batch filled up with the last sample.
+
+    Yields:
+      The tensors' values for the samples of one batch, in order.
+    """
+    function = to_function(graph, tensors)
+    for feeds, keep in fed(graph.inputs, samples, size):
+        yield [value.numpy()[keep] for value in function(*feeds)]
+
+
+def fed(
+    inputs: Sequence[ir.Port], samples: Mapping[str, np.ndarray], size: int
+) -> Iterator[tuple[list[tf.Tensor], slice]]:
+    """Samples as batches of a graph's inputs.
+
+    Args:
+      inputs: the graph's inputs.
+      samples: (N, ...) by input name.
+      size: samples at a time, where the inputs' batch is open.
+
+    Yields:
+      A tensor for each input, and which of its rows to keep: a fixed batch
+      that the samples do not fill holds the last one again.
+    """
+    fixed = {port.shape[0] for port in inputs} - {None}
+    size = next(iter(fixed), size)
+    total = len(samples[inputs[0].name])
+    for start in range(0, total, size):
+        count = min(size, total - start)
+        filled = bool(fixed) and count < size
+        feeds = []
+        for port in inputs:
+            part = np.asarray(samples[port.name][start : start + count])
+            if filled:
+                rest = np.repeat(part[-1:], size - count, axis=0)
+                part = np.concatenate([part, rest])
+            feeds.append(tf.constant(part, port.dtype))
+        # All, not `count`: a tensor's rows need not be samples.
+        yield feeds, slice(count if filled else None)
+
+
+def relative_change(
+    graph: ir.Graph, other: ir.Graph, samples: Mapping[str, np.ndarray]
+) -> float:
+    """The largest change of an output over samples, relative to its size.
+
+    max |a - b| / max |a|, over samples and positions, the worst output.
+
+    Args:
+      graph: the reference.
+      other: a graph with the same inputs and outputs.
+      samples: (N, ...) by input name, model input units.
+    """
+    worst = np.zeros(len(graph.outputs))
+    size = np.zeros(len(graph.outputs))
+    ends = [[port.tensor for port in g.outputs] for g in (graph, other)]
+    for left, right in zip(
+        batches(graph, ends[0], samples),
+        batches(other, ends[1], samples),
+        strict=True,
+    ):
+        for k, (a, b) in enumerate(zip(left, right, strict=True)):
+            difference = np.abs(a.astype(np.float64) - b)
+            # np.maximum keeps NaN, where max() would hide it.
+            worst[k] = np.maximum(worst[k], difference.max(initial=0.0))
+            size[k] = np.maximum(size[k], np.abs(a).max(initial=0.0))
+    return float(np.max(worst / np.maximum(size, 1e-30), initial=0.0))
 
 
 def evaluate(

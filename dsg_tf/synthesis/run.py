@@ -137,14 +137,16 @@ def _batch(model, index: int, callbacks) -> tuple[dict, np.ndarray]:
     per_epoch = max(
         n for n in range(1, _EPOCH_STEPS + 1) if config.steps % n == 0
     )
-    history = model.fit(
-        tf.data.Dataset.from_tensors(0).repeat(),
-        steps_per_epoch=per_epoch,
-        epochs=config.steps // per_epoch,
-        verbose=0,
-        shuffle=False,
-        callbacks=callbacks,
-    )
+    # The same seed shall give the same bytes.
+    with frozen.in_fixed_order():
+        history = model.fit(
+            tf.data.Dataset.from_tensors(0).repeat(),
+            steps_per_epoch=per_epoch,
+            epochs=config.steps // per_epoch,
+            verbose=0,
+            shuffle=False,
+            callbacks=callbacks,
+        )
     if not np.isfinite(history.history["loss"][-1]):
         raise FloatingPointError(
             f"the synthesis loss of batch {index} is not finite"

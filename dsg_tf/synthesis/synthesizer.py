@@ -72,7 +72,9 @@ class Synthesizer(keras.Model):
         config: config_lib.SynthesisConfig,
     ):
         super().__init__(name="synthesizer")
-        self._graph = frozen.with_batch_size(graph, config.batch_size)
+        self._graph = frozen.with_sums_in_pairs(
+            frozen.with_batch_size(graph, config.batch_size)
+        )
         self._batch_norms = tuple(layers)
         self._head = head
         self._config = config
@@ -91,10 +93,8 @@ class Synthesizer(keras.Model):
             if port.dtype.is_floating
             and not (head and port.name == head.output)
         ]
-        self._forward = frozen.to_function(
-            self._graph,
-            [layer.input for layer in layers] + scores + outputs,
-        )
+        self._tensors = [layer.input for layer in layers] + scores + outputs
+        self._forward = frozen.to_function(self._graph, self._tensors)
         batch, count = config.batch_size, len(self._batch_norms)
         self.samples = {
             name: self.add_weight(shape=i.shape, name=f"samples_{n}")
@@ -105,6 +105,8 @@ class Synthesizer(keras.Model):
         self.enhancement = self._state((batch, count), "enhancement")
         self.distances = self._state((count,), "distances")
         self.batch_index = 0
+        # For tf.gradients, which wants a graph, also where Keras runs eagerly.
+        self._descent = tf.function(self._loss_and_gradients, autograph=False)
         self.built = True
 
     @property
@@ -183,30 +185,39 @@ class Synthesizer(keras.Model):
     def train_step(self, data):
         """One step on all samples of the batch; no weight has a gradient."""
         del data
-        variables = self.trainable_variables
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            for variable in variables:
-                tape.watch(variable.value)
-            terms = self._terms()
-            loss = tf.add_n(list(terms.values()))
-        gradients = tape.gradient(loss, [v.value for v in variables])
-        self.optimizer.apply(gradients, variables)
+        loss, terms, gradients = self._descent()
+        self.optimizer.apply(gradients, self.trainable_variables)
         return {"loss": loss, **terms}
 
+    def _loss_and_gradients(self):
+        """The loss, its terms, and its gradient by each sample variable."""
+        terms = self._terms()
+        loss = sum(terms.values())
+        gradients = tf.gradients(
+            loss,
+            [v.value for v in self.trainable_variables],
+            # In pairs, so that their order is no matter of chance; a tape would
+            # add them up by AddN. See frozen.in_fixed_order.
+            aggregation_method=tf.AggregationMethod.EXPERIMENTAL_TREE,
+        )
+        return loss, terms, gradients
+
     def _terms(self) -> dict[str, tf.Tensor]:
-        """Every term of the loss that is turned on, by name."""
+        """Every term of the loss that is turned on, by name; in a trace."""
         config = self._config
         inputs = {
             n: self._spaces[n].to_model_tensor(v.value)
             for n, v in self.samples.items()
         }
-        tensors = self._forward(*inputs.values())
+        tensors = frozen.splice(
+            self._graph, list(inputs.values()), self._tensors
+        )
         count = len(self._batch_norms)
         features, outputs = tensors[:count], tensors[count:]
         terms = {"bns": self._bns(features)}
         if config.input_weight:
             own = [_own_moments(v.value) for v in self.samples.values()]
-            terms["input"] = config.input_weight * tf.add_n(own)
+            terms["input"] = config.input_weight * sum(own)
         scores = None
         if self._head is not None:
             scores, *outputs = outputs
@@ -221,7 +232,7 @@ class Synthesizer(keras.Model):
         outputs = [t for t in outputs if t.shape.rank]
         if outputs and config.spread_weight:
             spread = [losses.spread_loss(t) for t in outputs]
-            terms["spread"] = config.spread_weight * tf.add_n(spread)
+            terms["spread"] = config.spread_weight * sum(spread)
         if config.prior_weight:
             images = [
                 v.value
@@ -230,7 +241,7 @@ class Synthesizer(keras.Model):
             ]
             if images:
                 total = [losses.total_variation(i) for i in images]
-                terms["prior"] = config.prior_weight * tf.add_n(total)
+                terms["prior"] = config.prior_weight * sum(total)
         return terms
 
     def _bns(self, features: Sequence[tf.Tensor]) -> tf.Tensor:
