@@ -183,3 +183,28 @@ def test_the_classic_road_lists_what_it_cannot_quantize():
         _classic(cf, tflite_nets.samples(2))
     model = _classic(cf, tflite_nets.samples(2), allow_float_ops=True)
     assert "SIN" in [op.name for op in flatbuffer.read(model).ops]
+
+
+def test_the_classic_road_has_no_float_activations():
+    with pytest.raises(errors.UserError, match="--activation_bits=32"):
+        _classic(
+            tflite_nets.frozen(tflite_nets.NETS["conv"]),
+            tflite_nets.samples(2),
+            activation_bits=32,
+        )
+
+
+def test_io_types_are_those_of_the_activations():
+    for bits, fitting in (
+        (8, {"float32", "int8", "uint8"}),
+        (16, {"float32", "int16"}),
+        (32, {"float32"}),
+    ):
+        for io_type in ("float32", "int8", "uint8", "int16"):
+            if io_type in fitting:
+                convert.check_io_type(io_type, bits)
+            else:
+                with pytest.raises(errors.UserError, match="--io_type"):
+                    convert.check_io_type(io_type, bits)
+    with pytest.raises(errors.UserError, match="8, 16 or 32"):
+        convert.check_io_type("float32", 4)

@@ -17,6 +17,7 @@ from dsg_tf.tflite import (
     plan,
     policy,
     readback,
+    weight_grids,
     weights,
 )
 
@@ -120,7 +121,8 @@ def test_int16_io_goes_with_16_bit_activations():
 
 
 @pytest.mark.parametrize(
-    ("bits", "io_type"), [(16, "int8"), (16, "uint8"), (8, "int16")]
+    ("bits", "io_type"),
+    [(16, "int8"), (16, "uint8"), (8, "int16"), (32, "int8"), (32, "int16")],
 )
 def test_io_types_that_do_not_fit_the_activations_are_refused(bits, io_type):
     with pytest.raises(errors.UserError, match="--io_type"):
@@ -303,19 +305,40 @@ def test_weights_on_a_grid_of_their_own_keep_its_integers():
         )
     )
     ranges = calibration.calibrate(model, tflite_nets.samples())
-    options = weights.Options(grids=[weights.WeightGrid(values, params)])
+    options = weights.Options(grids=[weight_grids.WeightGrid(values, params)])
     exported = export.export(model, ranges, options=options)
     readback.check(exported.model, exported.requested)
     view = flatbuffer.read(exported.model)
     kernel = view.tensors[view.ops[1].inputs[1]]
     np.testing.assert_array_equal(view.constant(kernel), codes)
     np.testing.assert_array_equal(kernel.params.scale, params.scale)
-    # One weight in the last place is another model.
-    nudged = values.copy()
-    nudged[0, 0, 0, 0] = np.nextafter(nudged[0, 0, 0, 0], np.float32(9))
-    options = weights.Options(grids=[weights.WeightGrid(nudged, params)])
-    with pytest.raises(ValueError, match="weight grid 0"):
-        export.export(model, ranges, options=options)
+    assert exported.unmatched == ()
+
+
+@pytest.mark.parametrize("name", ["stem", ""])
+def test_a_grid_whose_weights_the_converter_changed_is_named(name):
+    params = uniform.symmetric_params(0.5, 4)
+    codes = np.random.default_rng(0).integers(-7, 8, (8, 3, 3, 4))
+    values = uniform.dequantize(codes, params).astype(np.float32)
+    kernel = values.transpose(1, 2, 3, 0)
+    # The converter folds the factor into the weights.
+    model = convert.to_float(
+        tflite_nets.frozen(lambda x: 3.0 * tf.nn.conv2d(x, kernel, 1, "SAME"))
+    )
+    options = weights.Options(
+        grids=[weight_grids.WeightGrid(values, params, name)]
+    )
+    ranges = calibration.calibrate(model, tflite_nets.samples())
+    exported = export.export(model, ranges, options=options)
+    assert exported.unmatched == (name or "weight grid 0",)
+    readback.check(exported.model, exported.requested)
+    # They are quantized as the options say of all others: 8 bits, by channel.
+    view = flatbuffer.read(exported.model)
+    kernel = view.tensors[view.ops[1].inputs[1]]
+    assert kernel.params.scale.size == 8
+    assert np.abs(view.constant(kernel)).max(axis=(1, 2, 3)).tolist() == (
+        [127] * 8
+    )
 
 
 def test_float_operations_are_refused_listed_or_allowed():

@@ -60,6 +60,14 @@ def _tiny_channel(x):
     return _conv(x, kernel) + np.float32([0.1] * 7 + [0.219])
 
 
+def _mixed(x):
+    """A little of everything with weights, and of what ties scales."""
+    y = tf.nn.relu(_conv(x) + _BIAS)
+    z = tf.nn.depthwise_conv2d(y, _weights(3, 3, 8, 1), [1] * 4, "SAME")
+    y = tf.nn.avg_pool2d(tf.concat([y + z, x], -1), 4, 4, "SAME")
+    return tf.matmul(tf.reshape(y, [1, -1]), _weights(48, 10)) + _weights(10)
+
+
 NETS = {
     "average_pool": lambda x: tf.nn.avg_pool2d(x, 3, 1, "VALID"),
     "batch_matmul": lambda x: tf.matmul(
@@ -120,6 +128,7 @@ NETS = {
         ),
         (20, 20),
     ),
+    "mixed": _mixed,
     "mirror_pad": lambda x: tf.pad(
         x, [[0, 0], [1, 1], [1, 1], [0, 0]], "REFLECT"
     ),

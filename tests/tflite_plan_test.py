@@ -114,3 +114,22 @@ def test_constants_that_are_no_weights_are_quantized_as_activations():
     view, _, planned = _planned("preprocessing")
     (constant,) = planned.operands.values()
     assert constant.codes.min() == -128 or constant.codes.max() == 127
+
+
+def test_float_activations_need_no_ranges_and_get_no_grids():
+    view = flatbuffer.read(tflite_nets.float_tflite("mixed"))
+    planned = plan.make(
+        view,
+        {},
+        chosen=weights.choose(view, weights.Options(bits=4)),
+        activation_bits=32,
+    )
+    assert planned.activations == planned.biases == planned.operands == {}
+    kernels = [
+        weights.operand(view, op).name
+        for op in view.ops
+        if weights.operand(view, op) is not None
+    ]
+    assert len(kernels) == 3
+    assert set(planned.weights) == set(kernels)
+    assert [op for op, _ in planned.float_ops] == [op.name for op in view.ops]

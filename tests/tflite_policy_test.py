@@ -6,10 +6,10 @@ import pytest
 import tensorflow as tf
 import tflite_nets
 from ai_edge_litert import schema_py_generated as schema
-from litert_quantizer import qtyping
+from litert_quantizer import algorithm_manager, qtyping
 from litert_quantizer.utils import tfl_flatbuffer_utils
 
-from dsg_tf import calibration
+from dsg_tf import calibration, qtypes
 from dsg_tf.tflite import convert, export, flatbuffer, policy
 
 
@@ -103,6 +103,14 @@ def test_what_is_foretold_is_what_the_export_leaves_float(name, bits):
     assert bool(found) == (bits == 16 and name in ("hard_swish", "layer_norm"))
 
 
+@pytest.mark.parametrize("name", ["layer_norm", "PRELU"])
+def test_where_float_is_asked_for_nothing_is_unsupported(name):
+    model = tflite_nets.float_tflite(name)
+    assert policy.unsupported_ops(model, activation_bits=16)
+    assert policy.unsupported_ops(model, activation_bits=32) == []
+    export.refuse_float_ops(model, activation_bits=32)
+
+
 def test_whole_numbers_alone_are_no_float_operation():
     model = convert.to_float(
         tflite_nets.frozen(
@@ -115,7 +123,26 @@ def test_whole_numbers_alone_are_no_float_operation():
 
 @pytest.mark.parametrize("bits", [8, 16])
 def test_the_config_is_one_of_the_quantizers_policy(bits):
-    config = policy.op_config(bits, policy.qtypes.Granularity.TENSOR)
+    config = policy.op_config(bits, qtypes.Granularity.TENSOR)
     assert config.activation_tensor_config.num_bits == bits
     assert config.activation_tensor_config.symmetric == (bits == 16)
     assert config.compute_precision == qtyping.ComputePrecision.INTEGER
+
+
+@pytest.mark.parametrize("granularity", list(qtypes.Granularity))
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("bits", [8, 16, 32])
+def test_every_config_of_weights_is_one_that_the_quantizer_takes(
+    bits, packed, granularity
+):
+    config = policy.op_config(bits, granularity, packed=packed)
+    names = ["CONV_2D", "FULLY_CONNECTED"]
+    names += [] if packed else ["DEPTHWISE_CONV_2D", "TRANSPOSE_CONV"]
+    for name in names:
+        # It raises where its policy lacks the config.
+        algorithm_manager.check_op_quantization_config(
+            policy.ALGORITHM, policy.quantizer_name(name), config
+        )
+    assert config.weight_tensor_config.num_bits == (4 if packed else 8)
+    assert config.explicit_dequantize == (bits == 32)
+    assert (config.activation_tensor_config is None) == (bits == 32)

@@ -11,7 +11,7 @@ import tflite_nets
 from ai_edge_litert import schema_py_generated as schema
 
 from dsg_tf import calibration
-from dsg_tf.tflite import export, flatbuffer, readback
+from dsg_tf.tflite import export, flatbuffer, readback, weights
 
 
 @pytest.fixture(scope="module")
@@ -185,3 +185,58 @@ def test_float_constants_are_found(exported):
 
     with pytest.raises(readback.ReadBackError, match="float32"):
         readback.check(_with(exported, change), exported.requested)
+
+
+@pytest.fixture(scope="module", params=[8, 32])
+def packed(request):
+    model = tflite_nets.float_tflite("squeeze_excite")
+    return export.export(
+        model,
+        calibration.calibrate(model, tflite_nets.samples()),
+        activation_bits=request.param,
+        options=weights.Options(bits=4, packed=True),
+    )
+
+
+def _kernel_index(exported):
+    view = flatbuffer.read(exported.model)
+    return next(t.index for t in view.tensors if t.dtype == "int4")
+
+
+def test_one_int4_off_by_one_is_found(packed):
+    index = _kernel_index(packed)
+    readback.check(packed.model, packed.requested)
+
+    def change(view, graph):
+        # The second code of the byte.
+        view.raw.buffers[graph.tensors[index].buffer].data[3] ^= 0x10
+
+    with pytest.raises(readback.ReadBackError, match="and 1 differences"):
+        readback.check(_with(packed, change), packed.requested)
+
+
+def test_another_container_is_found_either_way(packed):
+    name = flatbuffer.read(packed.model).tensors[_kernel_index(packed)].name
+
+    def check(is_packed):
+        tensors = dict(packed.requested.tensors)
+        tensors[name] = dataclasses.replace(tensors[name], packed=is_packed)
+        return readback.check(
+            packed.model, dataclasses.replace(packed.requested, tensors=tensors)
+        )
+
+    check(True)
+    with pytest.raises(readback.ReadBackError, match="int4; expected int8"):
+        check(False)
+
+    def change(view, graph):
+        for tensor in graph.tensors:
+            if tensor.type == schema.TensorType.INT4:
+                data = view.raw.buffers[tensor.buffer].data
+                view.raw.buffers[tensor.buffer].data = np.repeat(data, 2)[
+                    : np.prod(tensor.shape)
+                ]
+                tensor.type = schema.TensorType.INT8
+
+    with pytest.raises(readback.ReadBackError, match="int8; expected int4"):
+        readback.check(_with(packed, change), packed.requested)

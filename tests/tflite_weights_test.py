@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tflite_nets
 
-from dsg_tf import errors, qtypes, uniform
+from dsg_tf import errors, qtypes, uniform, weight_scales
 from dsg_tf.tflite import flatbuffer, weights
 
 
@@ -30,14 +30,13 @@ def test_each_channel_reaches_its_largest_weight(name, axis, bits):
     view, (op,) = _view(name)
     tensor = weights.operand(view, op)
     values = view.constant(tensor).astype(np.float64)
-    (params,) = weights.choose(view, weights.Options(bits=bits)).values()
+    chosen = weights.choose(view, weights.Options(bits=bits))
+    (params,) = chosen.grids.values()
     others = tuple(i for i in range(values.ndim) if i != axis)
     expected = np.abs(values).max(others) / (2 ** (bits - 1) - 1)
     assert params.axis == axis
     np.testing.assert_allclose(params.scale, expected, rtol=2.0**-24)
-    found = weights.quantized(
-        view, op, _activations(view), {tensor.index: params}
-    )[tensor.name]
+    found = weights.quantized(view, op, _activations(view), chosen)[tensor.name]
     assert np.abs(found.codes).max(others).tolist() == (
         [2 ** (bits - 1) - 1] * values.shape[axis]
     )
@@ -49,9 +48,9 @@ def test_mse_is_never_worse_than_minmax_and_better_at_few_bits(bits):
     tensor = weights.operand(view, op)
     values = view.constant(tensor)
     costs = {}
-    for method in weights.RANGE_METHODS:
+    for method in weight_scales.METHODS:
         options = weights.Options(bits=bits, range_method=method)
-        params = weights.choose(view, options)[tensor.index]
+        params = weights.choose(view, options).grids[tensor.index]
         error = uniform.fake_quantize(values, params) - values
         costs[method] = (error**2).sum((1, 2, 3))
     assert np.all(costs["mse"] <= costs["minmax"])
@@ -77,7 +76,7 @@ def test_the_floor_keeps_every_bias_within_2_to_the_30():
     grids = _activations(view)
     found = weights.quantized(view, op, grids, chosen)
     (kernel,) = found.values()
-    (own,) = chosen.values()
+    (own,) = chosen.grids.values()
     # Only the tiny channel's scale is raised.
     assert kernel.params.scale[-1] > own.scale[-1]
     np.testing.assert_array_equal(kernel.params.scale[:-1], own.scale[:-1])
@@ -99,7 +98,7 @@ def test_shared_weights_have_one_grid_that_serves_all_their_users():
     found = [weights.quantized(view, op, grids, chosen) for op in shared]
     (first,), (second,) = (list(f.values()) for f in found)
     assert first.params.same_as(second.params)
-    (own,) = (chosen[shared[0].inputs[1]],)
+    own = chosen.grids[shared[0].inputs[1]]
     assert np.all(first.params.scale > own.scale)
 
 

@@ -81,9 +81,17 @@ def by_converter(
       The file's bytes.
 
     Raises:
-      UserError: operations that cannot be converted or quantized, listed.
+      UserError: operations that cannot be converted or quantized, listed;
+        32-bit activations, which this road does not have.
     """
     check_io_type(io_type, activation_bits)
+    if activation_bits == policy.FLOAT_BITS:
+        raise errors.UserError(
+            "--exporter=tflite_converter",
+            got="--activation_bits=32 (integer weights, float activations)",
+            expected="--activation_bits=8 or 16",
+            remedy="--exporter=litert knows all three",
+        )
     names = list(input_names or _placeholders(function))
     # The converter feeds lists in the file's own order of inputs, which only
     # a converted file tells.
@@ -128,22 +136,28 @@ def check_io_type(io_type: str, activation_bits: int) -> None:
 
     8-bit activations go with float32, int8 or uint8; 16-bit ones with float32
     or int16: an int8 input would throw half of the bits away that were asked
-    for.
+    for. Activations of 32 bits are float, inputs and outputs among them.
 
     Raises:
       UserError: the pair is none of these.
     """
-    fitting = {8: ("float32", "int8", "uint8"), 16: ("float32", "int16")}
+    fitting = {
+        8: ("float32", "int8", "uint8"),
+        16: ("float32", "int16"),
+        policy.FLOAT_BITS: ("float32",),
+    }
     if activation_bits not in fitting:
         raise errors.UserError(
-            "--activation_bits", got=repr(activation_bits), expected="8 or 16"
+            "--activation_bits",
+            got=repr(activation_bits),
+            expected="8, 16 or 32",
         )
     if io_type not in fitting[activation_bits]:
         raise errors.UserError(
             f"--io_type with {activation_bits}-bit activations",
             got=repr(io_type),
             expected=" or ".join(fitting[activation_bits]),
-            remedy="--io_type=float32 goes with both widths",
+            remedy="--io_type=float32 goes with every width",
         )
 
 

@@ -9,12 +9,12 @@ dominates) is never used. `readback.check` compares the result with the plan.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from absl import logging
 from ai_edge_litert import schema_py_generated as schema
-from litert_quantizer import algorithm_manager, qtyping, quantizer
+from litert_quantizer import algorithm_manager, quantizer
 
 from dsg_tf import errors, qtypes, quiet, uniform
 from dsg_tf.tflite import (
@@ -23,6 +23,7 @@ from dsg_tf.tflite import (
     flatbuffer,
     plan,
     policy,
+    recipe,
     separation,
     stand_ins,
     weights,
@@ -55,10 +56,13 @@ class Exported:
     Attributes:
       model: the file's bytes.
       requested: every grid and integer that was asked for.
+      unmatched: names of given weight grids whose weights are not in the file
+        (see `weights.Chosen`): they were quantized anew.
     """
 
     model: bytes
     requested: Requested
+    unmatched: tuple[str, ...] = ()
 
 
 def export(
@@ -75,8 +79,10 @@ def export(
 
     Args:
       float_tflite: by `convert.to_float`.
-      ranges: by name of every activation (`calibration.calibrate`).
-      activation_bits: 8 or 16.
+      ranges: by name of every activation (`calibration.calibrate`); none are
+        needed where activations stay float.
+      activation_bits: 8, 16, or 32: weights of convolutions and matrix
+        products become integers, and everything else stays float.
       io_type: type of inputs and outputs; see `convert.check_io_type`.
       options: how weights are quantized; by default 8 bits, per channel,
         min-max.
@@ -91,7 +97,6 @@ def export(
     Raises:
       UserError: operations without an integer form, missing ranges, a pair of
         `io_type` and `activation_bits` that does not fit.
-      ValueError: a weight grid is nowhere in the file.
     """
     convert.check_io_type(io_type, activation_bits)
     options = options or weights.Options()
@@ -111,10 +116,10 @@ def export(
     _put_weights_on_grid(view, planned)
     model = _quantize(
         stand_ins.disguised(flatbuffer.write(view.raw), activation_bits),
-        _statistics(view, planned),
-        activation_bits=activation_bits,
-        io_type=io_type,
-        granularity=options.granularity,
+        recipe.rules(
+            view, planned, activation_bits=activation_bits, io_type=io_type
+        ),
+        recipe.statistics(view, planned),
     )
     model = _mended(stand_ins.revealed(model, view), view, planned)
     tensors = {
@@ -128,7 +133,7 @@ def export(
         outputs=tuple(view.output_names()),
         io_type=io_type,
     )
-    return Exported(model, requested)
+    return Exported(model, requested, chosen.unmatched)
 
 
 def refuse_float_ops(float_tflite: bytes, *, activation_bits: int = 8) -> None:
@@ -221,65 +226,23 @@ def _put_weights_on_grid(view: flatbuffer.Model, planned: plan.Plan) -> None:
         )
 
 
-def _statistics(
-    view: flatbuffer.Model, planned: plan.Plan
-) -> dict[str, dict[str, np.ndarray]]:
-    """The "calibration result" from which the quantizer gets our grids.
-
-    It computes scale = (max - min) / 255, or max / 127 where symmetric, in
-    the type that it is given. From whole multiples of our float32 scale in
-    float64 that is our scale again, exactly. Biases follow from the others.
-    """
-    statistics = {}
-    constants = planned.weights | planned.operands
-    for name, params in (
-        *planned.activations.items(),
-        *((name, target.params) for name, target in constants.items()),
-    ):
-        # Weights lie in int8 whatever their bits, so that its ends count.
-        qmin, qmax = params.qmin, params.qmax
-        if name in planned.weights:
-            qmin, qmax = -127, 127
-        shape = [1] * len(view.by_name[name].shape)
-        if params.axis is not None:
-            shape[params.axis] = -1
-        scale = params.scale.astype(np.float64)
-        statistics[name] = {
-            "min": (scale * (qmin - params.zero_point)).reshape(shape),
-            "max": (scale * (qmax - params.zero_point)).reshape(shape),
-        }
-    return statistics
-
-
 def _quantize(
     float_tflite: bytes,
+    rules: Sequence[recipe.Rule],
     statistics: dict[str, dict[str, np.ndarray]],
-    *,
-    activation_bits: int,
-    io_type: str,
-    granularity: qtypes.Granularity,
 ) -> bytes:
-    """Runs LiteRT Quantizer with a recipe for all operations."""
-    names = qtyping.TFLOperationName
-    config = policy.op_config(activation_bits, granularity)
-    recipe = [
-        (names.ALL_SUPPORTED, config),
-        # Its kernels take one scale for the whole second operand.
-        (
-            names.BATCH_MATMUL,
-            policy.op_config(activation_bits, qtypes.Granularity.TENSOR),
-        ),
-    ]
-    if io_type == "uint8":
-        unsigned = policy.op_config(activation_bits, granularity, unsigned=True)
-        recipe += [(names.INPUT, unsigned), (names.OUTPUT, unsigned)]
+    """Runs LiteRT Quantizer."""
+    if not rules:  # It refuses to do nothing.
+        return float_tflite
     work = _Quantizer(bytearray(float_tflite))
-    for name, op_config in recipe:
-        work.update_quantization_recipe(".*", name, op_config, policy.ALGORITHM)
-    if io_type == "float32":
-        none = algorithm_manager.AlgorithmName.NO_QUANTIZE
-        for name in (names.INPUT, names.OUTPUT):
-            work.update_quantization_recipe(".*", name, algorithm_key=none)
+    none = algorithm_manager.AlgorithmName.NO_QUANTIZE
+    for rule in rules:
+        work.update_quantization_recipe(
+            rule.scope,
+            rule.op,
+            rule.config,
+            none if rule.config is None else policy.ALGORITHM,
+        )
     verbosity = logging.get_verbosity()
     # It logs every tensor that it touches.
     logging.set_verbosity(min(verbosity, logging.WARNING))

@@ -9,7 +9,7 @@ and the read-back compares the file with it.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from dsg_tf import errors, qtypes, uniform
 from dsg_tf.tflite import flatbuffer, policy, weights
@@ -55,7 +55,7 @@ def make(
     view: flatbuffer.Model,
     ranges: Mapping[str, qtypes.TensorRange],
     *,
-    chosen: Mapping[int, qtypes.QuantParams],
+    chosen: weights.Chosen,
     activation_bits: int = 8,
 ) -> Plan:
     """Plans the quantization of a float .tflite.
@@ -64,8 +64,9 @@ def make(
       view: the file; constants are not shared between uses of different
         kinds (`export` sees to that).
       ranges: by name of every activation.
-      chosen: grid by tensor index, of all weights, by `weights.choose`.
-      activation_bits: 8 or 16.
+      chosen: grids of all weights, by `weights.choose`.
+      activation_bits: 8, 16, or 32: weights alone become integers, and no
+        ranges are needed.
 
     Returns:
       The plan.
@@ -73,6 +74,8 @@ def make(
     Raises:
       UserError: ranges are missing.
     """
+    if activation_bits == policy.FLOAT_BITS:
+        return _weights_alone(view, chosen)
     resolver = _Resolver(view, ranges, chosen, activation_bits)
     grids = resolver.activations()
     found: tuple[dict, dict, dict] = ({}, {}, {})
@@ -87,11 +90,27 @@ def make(
         weights=found[0],
         biases=found[1],
         operands=found[2],
-        float_ops=tuple(
-            (op.name, view.tensors[op.outputs[0]].name)
-            for op in view.ops
-            if op not in resolver.integer_ops and policy.touches_float(view, op)
-        ),
+        float_ops=_float_ops(view, resolver.integer_ops),
+    )
+
+
+def _weights_alone(view: flatbuffer.Model, chosen: weights.Chosen) -> Plan:
+    """Integer weights in a file that computes in float."""
+    found: dict[str, weights.Quantized] = {}
+    for op in view.ops:
+        if weights.operand(view, op) is not None:
+            found.update(weights.quantized(view, op, None, chosen))
+    return Plan({}, found, {}, {}, _float_ops(view, ()))
+
+
+def _float_ops(
+    view: flatbuffer.Model, integer_ops: Collection[flatbuffer.Op]
+) -> tuple[tuple[str, str], ...]:
+    """(operation, first output's name) of those that stay float."""
+    return tuple(
+        (op.name, view.tensors[op.outputs[0]].name)
+        for op in view.ops
+        if op not in integer_ops and policy.touches_float(view, op)
     )
 
 
@@ -102,7 +121,7 @@ class _Resolver:
         self,
         view: flatbuffer.Model,
         ranges: Mapping[str, qtypes.TensorRange],
-        chosen: Mapping[int, qtypes.QuantParams],
+        chosen: weights.Chosen,
         activation_bits: int,
     ):
         self._view = view
@@ -230,7 +249,7 @@ class _Resolver:
         if tensor is not None:
             where = policy.WEIGHTS[op.name]
             data = float(grids[op.inputs[where.data]].scale[0])
-            product = data * float(self._chosen[tensor.index].scale.max())
+            product = data * float(self._chosen.grids[tensor.index].scale.max())
             bias = weights.bias_operand(self._view, op)
             if bias is not None:  # It raises scales: see weights._scale_floor.
                 largest = float(abs(self._view.constant(bias)).max())

@@ -19,6 +19,9 @@ from litert_quantizer.utils import constrained_ops_utils, tfl_flatbuffer_utils
 from dsg_tf import qtypes
 from dsg_tf.tflite import flatbuffer, stand_ins
 
+# "Width" of activations that stay float while weights become integers.
+FLOAT_BITS = 32
+
 ALGORITHM = algorithm_manager.AlgorithmName.MIN_MAX_UNIFORM_QUANT
 
 
@@ -95,14 +98,32 @@ def op_config(
     granularity: qtypes.Granularity,
     *,
     unsigned: bool = False,
+    packed: bool = False,
 ) -> qtyping.OpQuantizationConfig:
-    """The quantizer's config of an integer operation with int8 weights.
+    """The quantizer's config of an operation.
 
     Args:
-      activation_bits: 8 or 16.
+      activation_bits: 8, 16, or 32: float, with weights that a DEQUANTIZE
+        makes float.
       granularity: of weight scales.
       unsigned: uint8 activations, which inputs and outputs alone can have.
+      packed: int4 weights instead of int8 ones.
     """
+    weight_config = qtyping.TensorQuantizationConfig(
+        num_bits=4 if packed else 8,
+        symmetric=True,
+        granularity=(
+            qtyping.QuantGranularity.CHANNELWISE
+            if granularity is qtypes.Granularity.CHANNEL
+            else qtyping.QuantGranularity.TENSORWISE
+        ),
+    )
+    if activation_bits == FLOAT_BITS:
+        return qtyping.OpQuantizationConfig(
+            weight_tensor_config=weight_config,
+            compute_precision=qtyping.ComputePrecision.FLOAT,
+            explicit_dequantize=True,
+        )
     spec = activation_spec(activation_bits)
     dtype = qtyping.TensorDataType.UINT if unsigned else None
     return qtyping.OpQuantizationConfig(
@@ -111,17 +132,15 @@ def op_config(
             symmetric=spec.symmetric,
             **({"dtype": dtype} if dtype else {}),
         ),
-        weight_tensor_config=qtyping.TensorQuantizationConfig(
-            num_bits=8,
-            symmetric=True,
-            granularity=(
-                qtyping.QuantGranularity.CHANNELWISE
-                if granularity is qtypes.Granularity.CHANNEL
-                else qtyping.QuantGranularity.TENSORWISE
-            ),
-        ),
+        weight_tensor_config=weight_config,
         compute_precision=qtyping.ComputePrecision.INTEGER,
     )
+
+
+def quantizer_name(op_name: str) -> qtyping.TFLOperationName | None:
+    """The quantizer's name of a builtin operation, None where it has none."""
+    code = getattr(schema.BuiltinOperator, op_name, None) if op_name else None
+    return tfl_flatbuffer_utils.TFL_OP_CODE_TO_NAME.get(code)
 
 
 def scales(op: flatbuffer.Op) -> Scales:
@@ -133,14 +152,14 @@ def scales(op: flatbuffer.Op) -> Scales:
         if op.name in stand_ins.STAND_INS
         else op.name
     )
-    return _scales_by_name().get(_quantizer_name(name), Scales.FREE)
+    return _scales_by_name().get(quantizer_name(name), Scales.FREE)
 
 
 def reason_for_float(op: flatbuffer.Op, activation_bits: int) -> str:
     """Why an operation would stay float; empty where it becomes integer."""
     if op.custom:
         return "a custom operation"
-    name = _quantizer_name(stand_ins.of(op, activation_bits))
+    name = quantizer_name(stand_ins.of(op, activation_bits))
     if name is None:
         return f"no integer form with {activation_bits}-bit activations"
     try:
@@ -157,18 +176,21 @@ def reason_for_float(op: flatbuffer.Op, activation_bits: int) -> str:
 def unsupported_ops(
     float_tflite: bytes, *, activation_bits: int = 8
 ) -> list[UnsupportedOp]:
-    """Operations that the export would leave in float.
+    """Operations that the export would leave in float though asked not to.
 
     A cast of integer inputs to float is none of them: it is the model's own
     input conversion.
 
     Args:
       float_tflite: a float .tflite.
-      activation_bits: 8 or 16.
+      activation_bits: 8, 16, or 32: float is what is asked for, and there are
+        none.
 
     Returns:
       The operations, in execution order.
     """
+    if activation_bits == FLOAT_BITS:
+        return []
     view = flatbuffer.read(float_tflite)
     found = []
     for op in view.ops:
@@ -214,12 +236,6 @@ def touches_float(view: flatbuffer.Model, op: flatbuffer.Op) -> bool:
 def is_input_cast(view: flatbuffer.Model, op: flatbuffer.Op) -> bool:
     """Whether an operation casts integers to float."""
     return op.name == "CAST" and view.tensors[op.inputs[0]].dtype != "float32"
-
-
-def _quantizer_name(op_name: str) -> qtyping.TFLOperationName | None:
-    """The quantizer's name of a builtin operation, None where it has none."""
-    code = getattr(schema.BuiltinOperator, op_name, None) if op_name else None
-    return tfl_flatbuffer_utils.TFL_OP_CODE_TO_NAME.get(code)
 
 
 @functools.cache

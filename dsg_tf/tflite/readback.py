@@ -185,7 +185,7 @@ def _compare_grid(
 ) -> float:
     """Compares type, scales and zero points; returns the scales' error."""
     expected = target.params
-    dtype = _dtype(expected)
+    dtype = _dtype(target)
     if tensor.dtype not in dtype:
         raise ReadBackError(
             tensor.name, got=tensor.dtype, expected=" or ".join(dtype)
@@ -220,8 +220,11 @@ def _compare_grid(
     return float(difference[worst])
 
 
-def _dtype(params: qtypes.QuantParams) -> tuple[str, ...]:
-    """Types that may hold a grid's codes."""
+def _dtype(target: weights.Quantized) -> tuple[str, ...]:
+    """Types that may hold what was asked for."""
+    params = target.params
+    if target.packed:
+        return ("int4",)
     if params.qmin == 0:
         return ("uint8",)
     if params.qmax <= 127:

@@ -12,10 +12,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from dsg_tf import errors, qtypes, uniform
-from dsg_tf.tflite import flatbuffer, policy
-
-RANGE_METHODS = ("minmax", "mse")
+from dsg_tf import errors, qtypes, uniform, weight_scales
+from dsg_tf.tflite import flatbuffer, policy, weight_grids
 
 # A bias above 2^30 steps is too near to the end of int32, where LiteRT
 # Quantizer saturates in silence (of 64-bit biases too) and INT32_MIN comes
@@ -25,8 +23,15 @@ _MAX_BIAS_CODE = 2.0**30
 # its output: accumulators stay below 2^29. The kernels' fixed-point
 # multipliers end there too.
 _MIN_MULTIPLIER = 2.0**-31
-# Share of the largest value at which weights are clipped, searched by `mse`.
-_CLIPS = np.linspace(1.0, 0.3, 71)
+# LiteRT Quantizer raises bounds below 1e-9, which in int4 are 7 scales: there
+# uniform.MIN_SCALE = 2^-33 would come back as another.
+_MIN_PACKED_SCALE = 2.0**-32
+# The highest code of an int4, of which two share a byte.
+_PACKED_QMAX = 7
+# Operations whose int4 weights are right with every width of activations.
+# LiteRT 2.3 runs int4 DEPTHWISE_CONV_2D with 16-bit activations and computes
+# something else.
+_PACKABLE = frozenset({"CONV_2D", "FULLY_CONNECTED"})
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -36,29 +41,12 @@ class Quantized:
     Attributes:
       params: its grid.
       codes: its integers, for a constant; None for an activation.
+      packed: whether they are int4, two in a byte.
     """
 
     params: qtypes.QuantParams
     codes: np.ndarray | None = None
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class WeightGrid:
-    """Weights that lie on a grid already, from AdaRound for instance.
-
-    Attributes:
-      values: float32 weights in TFLite layout, on the grid. They are found in
-        the file by their bytes, for names do not survive fusing.
-      params: the grid.
-    """
-
-    values: np.ndarray
-    params: qtypes.QuantParams
-
-    def matches(self, values: np.ndarray) -> bool:
-        """Whether a file's weights are these, bit by bit."""
-        own = np.asarray(self.values, np.float32)
-        return own.shape == values.shape and own.tobytes() == values.tobytes()
+    packed: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,28 +54,48 @@ class Options:
     """How weights are quantized.
 
     Attributes:
-      bits: 2 to 8; the file stores int8 in any case.
-      granularity: scales per output channel or per tensor.
+      bits: 2 to 8, of weights without a grid of their own.
+      granularity: scales per output channel or per tensor, likewise.
       range_method: `minmax`, or `mse`: the clip of least squared error.
-      grids: weights with grids of their own.
+      grids: weights with grids of their own, of any width and granularity.
+      packed: store weights of at most 4 bits as int4, where the operation can
+        take it (see `Chosen.packed`); all others are int8 whatever their bits.
     """
 
     bits: int = 8
     granularity: qtypes.Granularity = qtypes.Granularity.CHANNEL
     range_method: str = "minmax"
-    grids: Sequence[WeightGrid] = ()
+    grids: Sequence[weight_grids.WeightGrid] = ()
+    packed: bool = False
 
     def __post_init__(self):
         if self.bits not in range(2, 9):
             raise errors.UserError(
                 "weight_bits", got=repr(self.bits), expected="2 to 8"
             )
-        if self.range_method not in RANGE_METHODS:
+        if self.range_method not in weight_scales.METHODS:
             raise errors.UserError(
                 "weight range method",
                 got=repr(self.range_method),
-                expected="one of " + ", ".join(RANGE_METHODS),
+                expected="one of " + ", ".join(weight_scales.METHODS),
             )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Chosen:
+    """Grids of all weights of a file, by their values alone.
+
+    Attributes:
+      grids: by tensor index.
+      packed: indices of the tensors that are int4 in the file: weights of at
+        most 4 bits of a CONV_2D or FULLY_CONNECTED.
+      unmatched: names of given grids whose weights are not in the file; the
+        converter has folded something into them.
+    """
+
+    grids: Mapping[int, qtypes.QuantParams]
+    packed: frozenset[int] = frozenset()
+    unmatched: tuple[str, ...] = ()
 
 
 def operand(
@@ -112,76 +120,78 @@ def bias_operand(
     return view.tensors[index]
 
 
-def choose(
-    view: flatbuffer.Model, options: Options
-) -> dict[int, qtypes.QuantParams]:
+def choose(view: flatbuffer.Model, options: Options) -> Chosen:
     """Grids of all weights, by their values alone.
 
     Args:
-      view: the float file.
+      view: the float file; see `separation`.
       options: how weights are quantized.
 
     Returns:
-      Grid by tensor index.
-
-    Raises:
-      ValueError: a grid of `options` is nowhere in the file, by its bytes: its
-        integers would be lost.
+      The grids; weights whose given grid is unmatched are quantized as
+      `options` says of the others.
     """
-    chosen: dict[int, qtypes.QuantParams] = {}
+    grids: dict[int, qtypes.QuantParams] = {}
+    packed: set[int] = set()
     matched: set[int] = set()
     for op in view.ops:
         tensor = operand(view, op)
-        if tensor is None or tensor.index in chosen:
+        if tensor is None or tensor.index in grids:
             continue
-        values = view.constant(tensor)
-        hits = [i for i, g in enumerate(options.grids) if g.matches(values)]
-        matched.update(hits)
-        axis = policy.WEIGHTS[op.name].axis
-        chosen[tensor.index] = (
-            options.grids[hits[0]].params
-            if hits
-            else _own_params(values, axis, options)
+        values, axis = view.constant(tensor), policy.WEIGHTS[op.name].axis
+        given = [g for g in options.grids if g.matches(values, axis)]
+        matched.update(map(id, given))
+        if given:
+            params = given[0].on_axis(axis)
+        else:
+            params = _own_params(values, axis, options)
+        least = uniform.MIN_SCALE
+        if options.packed and _is_packable(op, params):
+            packed.add(tensor.index)
+            least = _MIN_PACKED_SCALE
+        grids[tensor.index] = dataclasses.replace(
+            params, scale=np.maximum(params.scale, least)
         )
-    for number, grid in enumerate(options.grids):
-        if number not in matched:
-            raise ValueError(
-                f"weight grid {number} of shape {np.shape(grid.values)}: got no"
-                " weights with its bytes in the .tflite; expected them there"
-            )
-    return chosen
+    unmatched = tuple(
+        grid.name or f"weight grid {number}"
+        for number, grid in enumerate(options.grids)
+        if id(grid) not in matched
+    )
+    return Chosen(grids, frozenset(packed), unmatched)
 
 
 def quantized(
     view: flatbuffer.Model,
     op: flatbuffer.Op,
-    activations: Mapping[int, qtypes.QuantParams],
-    chosen: Mapping[int, qtypes.QuantParams],
+    activations: Mapping[int, qtypes.QuantParams] | None,
+    chosen: Chosen,
 ) -> dict[str, Quantized]:
     """The weights of one operation.
 
     Args:
       view: the float file.
       op: an operation with `operand` weights.
-      activations: grid by tensor index, of all activations.
-      chosen: grid by tensor index, of all weights, by `choose`.
+      activations: grid by tensor index, of all activations; None where they
+        stay float, and biases with them.
+      chosen: grids of all weights.
 
     Returns:
       One entry, by tensor name.
     """
     tensor = operand(view, op)
-    params = chosen[tensor.index]
+    params = chosen.grids[tensor.index]
     floor = np.zeros(params.scale.shape)
     # Weights that several operations share have one grid for all of them.
     for consumer in view.consumers[tensor.index]:
-        if operand(view, consumer) is tensor:
+        if activations is not None and operand(view, consumer) is tensor:
             least = _scale_floor(view, consumer, activations)
             floor = np.maximum(
                 floor, least if params.axis is not None else least.max()
             )
     params = dataclasses.replace(params, scale=np.maximum(params.scale, floor))
     codes = uniform.quantize(view.constant(tensor), params)
-    return {tensor.name: Quantized(params, codes)}
+    packed = tensor.index in chosen.packed
+    return {tensor.name: Quantized(params, codes, packed)}
 
 
 def quantized_bias(
@@ -260,33 +270,22 @@ def _scale_floor(
     return np.maximum(floor, values / (input_scale * _MAX_BIAS_CODE))
 
 
+def _is_packable(op: flatbuffer.Op, params: qtypes.QuantParams) -> bool:
+    """Whether an operation takes these codes as int4."""
+    return op.name in _PACKABLE and params.qmax <= _PACKED_QMAX
+
+
 def _own_params(
     values: np.ndarray, axis: int, options: Options
 ) -> qtypes.QuantParams:
     """The grid of one weight tensor."""
-    per_channel = options.granularity is qtypes.Granularity.CHANNEL
-    rows = (
-        np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1)
-        if per_channel
-        else values.reshape(1, -1)
+    rows = np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1)
+    params = weight_scales.choose(
+        rows,
+        options.bits,
+        granularity=options.granularity,
+        method=options.range_method,
     )
-    bound = np.abs(rows).max(axis=1, initial=0.0).astype(np.float64)
-    if options.range_method == "mse":
-        bound = _clipped_bound(rows, bound, options.bits)
-    return uniform.symmetric_params(
-        bound, options.bits, axis if per_channel else None
-    )
-
-
-def _clipped_bound(
-    rows: np.ndarray, bound: np.ndarray, bits: int
-) -> np.ndarray:
-    """Per row, the bound whose grid has the least squared error, (n,)."""
-    best, least = bound, np.full(bound.shape, np.inf)
-    for clip in _CLIPS:
-        params = uniform.symmetric_params(bound * clip, bits, axis=0)
-        error = (uniform.fake_quantize(rows, params) - rows) ** 2
-        total = error.sum(axis=1)
-        best = np.where(total < least, bound * clip, best)
-        least = np.minimum(total, least)
-    return best
+    if params.axis is None:
+        return params
+    return dataclasses.replace(params, axis=axis)

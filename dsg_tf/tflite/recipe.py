@@ -1,0 +1,153 @@
+"""What LiteRT Quantizer is told, so that it writes exactly the plan.
+
+Its rules say which container each operation's weights get, its statistics
+("the calibration result") which scales. Both come from the plan alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+import numpy as np
+from litert_quantizer import qtyping
+from litert_quantizer.utils import tfl_flatbuffer_utils
+
+from dsg_tf import qtypes
+from dsg_tf.tflite import flatbuffer, plan, policy, weights
+
+EVERYWHERE = ".*"
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """One rule; later ones override earlier ones.
+
+    Attributes:
+      scope: regular expression on the names of an operation's outputs.
+      op: the operation, in the quantizer's words.
+      config: what to do with it; None leaves it as it is.
+    """
+
+    scope: str
+    op: qtyping.TFLOperationName
+    config: qtyping.OpQuantizationConfig | None
+
+
+def rules(
+    view: flatbuffer.Model,
+    planned: plan.Plan,
+    *,
+    activation_bits: int,
+    io_type: str,
+) -> list[Rule]:
+    """The quantizer's rules for a whole file.
+
+    Args:
+      view: the float file.
+      planned: what it should become.
+      activation_bits: 8, 16 or 32.
+      io_type: type of inputs and outputs.
+
+    Returns:
+      The rules; none where nothing is to be quantized.
+    """
+    found = []
+    if activation_bits != policy.FLOAT_BITS:
+        found += _activation_rules(activation_bits, io_type)
+    return found + _weight_rules(view, planned, activation_bits)
+
+
+def statistics(
+    view: flatbuffer.Model, planned: plan.Plan
+) -> dict[str, dict[str, np.ndarray]]:
+    """The "calibration result" from which the quantizer gets our grids.
+
+    It computes scale = (max - min) / 255, or max / 127 where symmetric (7 for
+    int4), in the type that it is given. From whole multiples of our float32
+    scale in float64 that is our scale again, exactly. Biases follow from the
+    others.
+    """
+    found = {}
+    constants = planned.weights | planned.operands
+    for name, params in (
+        *planned.activations.items(),
+        *((name, target.params) for name, target in constants.items()),
+    ):
+        qmin, qmax = params.qmin, params.qmax
+        if name in planned.weights:
+            # Whatever their bits, the ends of what they lie in count.
+            qmax = 7 if planned.weights[name].packed else 127
+            qmin = -qmax
+        shape = [1] * len(view.by_name[name].shape)
+        if params.axis is not None:
+            shape[params.axis] = -1
+        scale = params.scale.astype(np.float64)
+        found[name] = {
+            "min": (scale * (qmin - params.zero_point)).reshape(shape),
+            "max": (scale * (qmax - params.zero_point)).reshape(shape),
+        }
+    return found
+
+
+def _activation_rules(activation_bits: int, io_type: str) -> list[Rule]:
+    """Integers everywhere but, perhaps, at the model's ends."""
+    names = qtyping.TFLOperationName
+    channel, tensor = qtypes.Granularity.CHANNEL, qtypes.Granularity.TENSOR
+    found = [
+        Rule(
+            EVERYWHERE,
+            names.ALL_SUPPORTED,
+            policy.op_config(activation_bits, channel),
+        ),
+        # Its kernels take one scale for the whole second operand.
+        Rule(
+            EVERYWHERE,
+            names.BATCH_MATMUL,
+            policy.op_config(activation_bits, tensor),
+        ),
+    ]
+    if io_type in ("float32", "uint8"):
+        config = (
+            policy.op_config(activation_bits, channel, unsigned=True)
+            if io_type == "uint8"
+            else None
+        )
+        found += [
+            Rule(EVERYWHERE, name, config)
+            for name in (names.INPUT, names.OUTPUT)
+        ]
+    return found
+
+
+def _weight_rules(
+    view: flatbuffer.Model, planned: plan.Plan, activation_bits: int
+) -> list[Rule]:
+    """One rule for each kind of operation, container and granularity."""
+    scopes: dict[tuple, list[str]] = {}
+    graph = view.raw.subgraphs[0]
+    for op in view.ops:
+        tensor = weights.operand(view, op)
+        if tensor is None or tensor.name not in planned.weights:
+            continue
+        target = planned.weights[tensor.name]
+        granularity = (
+            qtypes.Granularity.TENSOR
+            if target.params.axis is None
+            else qtypes.Granularity.CHANNEL
+        )
+        scopes.setdefault((op.name, target.packed, granularity), []).append(
+            tfl_flatbuffer_utils.get_op_scope(
+                graph.operators[op.index], graph.tensors
+            )
+        )
+    # The operation is named too: a model's output goes by the name of the
+    # operation that computes it, and has its own rule.
+    return [
+        Rule(
+            rf"\A(?:{'|'.join(map(re.escape, found))})\Z",
+            policy.quantizer_name(name),
+            policy.op_config(activation_bits, granularity, packed=packed),
+        )
+        for (name, packed, granularity), found in scopes.items()
+    ]

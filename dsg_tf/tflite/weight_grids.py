@@ -1,0 +1,165 @@
+"""Weights that lie on a grid already, and how a .tflite's weights are found.
+
+A technique that chooses grids or integers itself (AdaRound for instance) works
+on the TensorFlow graph; the converter fuses, renames and transposes. What
+survives all of it are the values, so that weights are compared by value, as
+one row for each output channel: in that form every layout that TensorFlow or
+TFLite has for a kernel is the same matrix.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import numpy as np
+
+from dsg_tf import qtypes, uniform
+
+# Float32 multiples of a float32 scale are within 2^-17 steps of their integers.
+# What is further off than this was not rounded to the grid.
+_ON_GRID = 2.0**-10
+
+
+def rows(values: np.ndarray, axis: int) -> np.ndarray:
+    """Weights as one row an output channel.
+
+    Args:
+      values: weights in any layout.
+      axis: the output channels' axis.
+
+    Returns:
+      (channels, n), the other axes in their order.
+    """
+    return np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class WeightGrid:
+    """Weights that lie on a grid already.
+
+    Attributes:
+      values: float32 (channels, ...), on the grid, output channels first; the
+        other axes are height, width, input channel, as far as they exist.
+      params: the grid: axis 0, or None for one scale; symmetric, at most 8
+        bits.
+      name: the layer, for reports.
+
+    Raises:
+      ValueError: the values are not on the grid, or TFLite has no such grid.
+
+    Example:
+      >>> kernel = np.float32([[0.5, -0.5], [0.0, 1.5]])  # (inputs, outputs)
+      >>> grid = qtypes.QuantParams([0.5, 0.5], [0, 0], -7, 7, axis=0)
+      >>> WeightGrid.of_kernel(kernel, "MatMul", grid, name="dense").values
+      array([[ 0.5,  0. ],
+             [-0.5,  1.5]], dtype=float32)
+    """
+
+    values: np.ndarray
+    params: qtypes.QuantParams
+    name: str = ""
+
+    def __post_init__(self):
+        params, shape = self.params, np.shape(self.values)
+        fits = params.axis is None or (
+            params.axis == 0 and params.scale.size == shape[0]
+        )
+        if not fits:
+            raise ValueError(
+                f"grid of {self.name!r}: got {params.scale.size} scales on axis"
+                f" {params.axis} for weights {shape}; expected one scale for"
+                " each of the first axis, or one without an axis"
+            )
+        if params.zero_point.any() or params.qmax > 127 or params.qmin < -127:
+            raise ValueError(
+                f"grid of {self.name!r}: got codes {params.qmin}.."
+                f"{params.qmax}, zero points up to"
+                f" {np.abs(params.zero_point).max()}; expected zero points 0"
+                " and at most -127..127"
+            )
+        scale = params.scale.astype(np.float64)[:, np.newaxis]
+        off = np.abs(self.rows - uniform.fake_quantize(self.rows, params))
+        if np.any(off > _ON_GRID * scale):
+            raise ValueError(
+                f"weights of {self.name!r}: got values up to"
+                f" {(off / scale).max():.3g} steps off the grid; expected"
+                " values on it"
+            )
+
+    @classmethod
+    def of_kernel(
+        cls,
+        kernel: np.ndarray,
+        op: str,
+        params: qtypes.QuantParams,
+        *,
+        name: str = "",
+        transpose_b: bool = False,
+    ) -> WeightGrid:
+        """The grid of a kernel in TensorFlow's layout.
+
+        Args:
+          kernel: float32, on the grid. Conv2D (H, W, C / groups, O),
+            DepthwiseConv2dNative (H, W, C, M), Conv2DBackpropInput
+            (H, W, O, C), MatMul and BatchMatMul (C, O) or, with
+            `transpose_b`, (O, C).
+          op: TensorFlow's operation.
+          params: scales in the order of output channels (depthwise c * M +
+            m), or one. Their axis may be any layout's: it is not looked at.
+          name: the layer, for reports.
+          transpose_b: of a MatMul; BatchMatMul calls it adj_y.
+
+        Raises:
+          ValueError: an operation or a rank that is none of these.
+        """
+        kernel = np.asarray(kernel, np.float32)
+        if op == "DepthwiseConv2dNative" and kernel.ndim == 4:
+            kernel = kernel.reshape(*kernel.shape[:2], -1)
+            axis = 2
+        elif op in ("Conv2D", "Conv2DBackpropInput") and kernel.ndim == 4:
+            axis = 3 if op == "Conv2D" else 2
+        elif op.startswith(("MatMul", "BatchMatMul")) and kernel.ndim == 2:
+            axis = 0 if transpose_b else 1
+        else:
+            raise ValueError(
+                f"kernel of {name!r}: got {op} of shape {kernel.shape};"
+                " expected Conv2D, DepthwiseConv2dNative or"
+                " Conv2DBackpropInput of rank 4, or (Batch)MatMul of rank 2"
+            )
+        values = np.moveaxis(kernel, axis, 0)
+        one = params.scale.size == 1 < values.shape[0]
+        per_tensor = params.axis is None or one
+        return cls(
+            values,
+            dataclasses.replace(params, axis=None if per_tensor else 0),
+            name,
+        )
+
+    @functools.cached_property
+    def rows(self) -> np.ndarray:
+        """(channels, n), float32."""
+        return rows(np.asarray(self.values, np.float32), 0)
+
+    def matches(self, values: np.ndarray, axis: int) -> bool:
+        """Whether a file's weights are these, value by value.
+
+        The values and the number of channels decide, and not the operation:
+        the converter makes a depthwise convolution of a grouped one.
+
+        Args:
+          values: weights in TFLite's layout.
+          axis: their output channels' axis.
+        """
+        own = self.rows
+        return (
+            own.size == values.size
+            and own.shape[0] == values.shape[axis]
+            and np.array_equal(own, rows(values, axis))
+        )
+
+    def on_axis(self, axis: int) -> qtypes.QuantParams:
+        """The grid with its channels on another axis, if it has channels."""
+        if self.params.axis is None:
+            return self.params
+        return dataclasses.replace(self.params, axis=axis)
