@@ -6,9 +6,11 @@ those below, never in a circle:
   0  errors, config, qtypes, quiet, progress, samples, files: no TensorFlow
   1  arithmetic and graphs: uniform, observers, graph/*; tflite.flatbuffer,
      which reads and writes the file format and knows nothing else
-  2  what a graph tells: bn_*, input_domain, classifier_head, ...; and
-     tflite.interpreter, which runs files and so serves calibration above it
-  3  synthesis/*, calibration, source_model: from here on Keras
+  2  what a graph tells: bn_*, input_domain, classifier_head,
+     quantization_points with fused_*, ...; and tflite.interpreter, which
+     runs files and so serves calibration above it
+  3  synthesis/*, calibration, source_model: from here on Keras; transforms/*,
+     of which none imports another (the report's type aside)
   4  the rest of tflite/*, verify, report, fidelity, sampling
   5  pipeline
   6  command lines
@@ -30,10 +32,12 @@ import pytest
 _ROOT = pathlib.Path(__file__).absolute().parent.parent
 _LEVELS = (
     "dsg_tf errors config qtypes quiet progress samples files",
-    "uniform observers graph.* tflite.flatbuffer",
+    "uniform observers weight_scales graph.* tflite.flatbuffer",
     "bn_statistics bn_patterns other_norms input_domain domain_fit"
-    " preprocessing classifier_head tflite.interpreter",
-    "synthesis.* calibration source_model",
+    " preprocessing classifier_head tflite.interpreter"
+    " quantization_points fused_chains fused_patterns linear_layers"
+    " channel_paths channel_statistics layer_rows learned_rounding",
+    "synthesis.* calibration source_model transforms.*",
     "tflite.* verify report fidelity sampling",
     "pipeline",
     "cli quantize",
@@ -43,6 +47,7 @@ _LEVEL = {
 }
 _COMMANDS = {"cli", "quantize"}
 _KERAS_FROM = 3
+_REPORT = "transforms.pass_report"
 # Reads .keras and .h5 files, and imports Keras only when it meets one.
 _KERAS_ON_DEMAND = ("graph.",)
 
@@ -151,6 +156,20 @@ def _circle(sources: dict[str, str]) -> list[str]:
     return []
 
 
+def _between_transforms(sources: dict[str, str]) -> list[str]:
+    """Transforms that import another: each is usable alone."""
+    found = []
+    for item in _all_imports(sources):
+        own = _own(item.target, sources) or ""
+        if (
+            item.module.startswith("transforms.")
+            and own.startswith("transforms.")
+            and own not in (item.module, _REPORT)
+        ):
+            found.append(f"{item.module}:{item.line} imports {own}")
+    return found
+
+
 def test_every_module_has_a_level():
     unknown = [name for name in _sources() if _level(name) is None]
     assert unknown == [], "say in _LEVELS where they belong"
@@ -158,6 +177,10 @@ def test_every_module_has_a_level():
 
 def test_imports_point_down():
     assert _upward(_sources()) == []
+
+
+def test_no_transform_imports_another():
+    assert _between_transforms(_sources()) == []
 
 
 def test_imports_make_no_circle():
@@ -185,6 +208,16 @@ def test_tensorflow_keras_and_flags_stay_where_they_belong():
         ("graph.ir", "import keras", _wrong_tops),
         ("bn_statistics", "def f():\n  import keras", _wrong_tops),
         ("pipeline", "from absl import flags", _wrong_tops),
+        (
+            "transforms.insert_fake_quant",
+            "from dsg_tf.transforms import fold_batch_norm",
+            _between_transforms,
+        ),
+        (
+            "transforms.insert_fake_quant",
+            "from dsg_tf.tflite import policy",
+            _upward,
+        ),
     ],
 )
 def test_planted_import_is_found(module, line, check):

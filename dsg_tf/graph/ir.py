@@ -18,6 +18,8 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.framework import function_pb2, node_def_pb2
 
+from dsg_tf import qtypes
+
 # Operations that hand their inputs on unchanged. IdentityN is how TensorFlow
 # marks a custom gradient (of silu, for instance), which a graph that was loaded
 # from a file does not have.
@@ -85,6 +87,50 @@ class Node:
             definition=definition,
         )
 
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        op: str,
+        inputs: Iterable[str] = (),
+        **attributes: tf.DType | str | int | bool | np.ndarray,
+    ) -> Node:
+        """A new operation.
+
+        Args:
+          name: unique in its graph.
+          op: TensorFlow's operation.
+          inputs: the tensors it reads.
+          **attributes: by TensorFlow's name; types, text, numbers, truth
+            values, and arrays for the value of a Const.
+
+        Example:
+          >>> Node.of("y", "Relu", ["x:0"], T=tf.float32)
+          Node(name='y', op='Relu', inputs=('x:0',))
+        """
+        definition = node_def_pb2.NodeDef(name=name, op=op, input=inputs)
+        for key, value in attributes.items():
+            attribute = definition.attr[key]
+            if isinstance(value, tf.DType):
+                attribute.type = value.as_datatype_enum
+            elif isinstance(value, str):
+                attribute.s = value.encode()
+            elif isinstance(value, bool):
+                attribute.b = value
+            elif isinstance(value, int):
+                attribute.i = value
+            else:
+                attribute.tensor.CopyFrom(tf.make_tensor_proto(value))
+        return cls.from_def(definition)
+
+    @classmethod
+    def constant(cls, name: str, value: np.ndarray) -> Node:
+        """A Const of the value's type."""
+        value = np.asarray(value)
+        return cls.of(
+            name, "Const", dtype=tf.as_dtype(value.dtype), value=value
+        )
+
     @property
     def output(self) -> str:
         """The first output tensor."""
@@ -133,6 +179,27 @@ class Port:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class Moments:
+    """Mean and deviation of a tensor over the training set, by channel.
+
+    Attributes:
+      mean: float64 (C,).
+      deviation: float64 (C,), not negative.
+    """
+
+    mean: np.ndarray
+    deviation: np.ndarray
+
+    def scaled(self, scale: np.ndarray) -> Moments:
+        """Those of the tensor times `scale`, (C,)."""
+        return Moments(self.mean * scale, self.deviation * np.abs(scale))
+
+    def shifted(self, shift: np.ndarray) -> Moments:
+        """Those of the tensor plus `shift`, (C,)."""
+        return Moments(self.mean + shift, self.deviation)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Graph:
     """A frozen inference graph; nodes stand in topological order.
 
@@ -141,12 +208,20 @@ class Graph:
       inputs: what the caller feeds.
       outputs: what the caller fetches.
       library: the bodies of While and If, where the model has any.
+      moments: of tensors whose BN was folded, by tensor; what a fold would
+        otherwise forget. Passes that rescale or shift a tensor keep them true.
+      weight_grids: of constants whose values lie on a grid of integers, by
+        tensor; one scale for each output channel, or one for all.
     """
 
     nodes: Mapping[str, Node]
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
     library: function_pb2.FunctionDefLibrary | None = None
+    moments: Mapping[str, Moments] = dataclasses.field(default_factory=dict)
+    weight_grids: Mapping[str, qtypes.QuantParams] = dataclasses.field(
+        default_factory=dict
+    )
 
     @classmethod
     def build(
@@ -156,6 +231,8 @@ class Graph:
         inputs: Iterable[Port],
         outputs: Iterable[Port],
         library: function_pb2.FunctionDefLibrary | None = None,
+        moments: Mapping[str, Moments] | None = None,
+        weight_grids: Mapping[str, qtypes.QuantParams] | None = None,
     ) -> Graph:
         """Keeps what the outputs need, sorts it, and verifies it."""
         inputs, outputs = tuple(inputs), tuple(outputs)
@@ -163,7 +240,18 @@ class Graph:
         roots = [node_name(p.tensor) for p in (*outputs, *inputs)]
         order = _topological(by_name, roots)
         kept = {name: by_name[name] for name in order}
-        graph = cls(kept, inputs, outputs, library)
+
+        def known(table: Mapping) -> dict:
+            return {t: v for t, v in table.items() if node_name(t) in kept}
+
+        graph = cls(
+            kept,
+            inputs,
+            outputs,
+            library,
+            known(moments or {}),
+            known(weight_grids or {}),
+        )
         graph.verify()
         return graph
 
@@ -259,13 +347,27 @@ class Graph:
         *,
         inputs: Iterable[Port] | None = None,
         outputs: Iterable[Port] | None = None,
+        moments: Mapping[str, Moments] | None = None,
+        weight_grids: Mapping[str, qtypes.QuantParams] | None = None,
     ) -> Graph:
-        """A new graph with some nodes replaced or added, and pruned."""
+        """A new graph with some nodes replaced or added, and pruned.
+
+        Args:
+          nodes: by name.
+          inputs: None keeps them; so do the others.
+          outputs: likewise.
+          moments: all that hold in the new graph.
+          weight_grids: likewise.
+        """
         return Graph.build(
             {**self.nodes, **nodes}.values(),
             inputs=self.inputs if inputs is None else inputs,
             outputs=self.outputs if outputs is None else outputs,
             library=self.library,
+            moments=self.moments if moments is None else moments,
+            weight_grids=(
+                self.weight_grids if weight_grids is None else weight_grids
+            ),
         )
 
     def to_graph_def(self) -> tf.compat.v1.GraphDef:

@@ -1,0 +1,185 @@
+"""What BatchNorm says of tensors behind it: by channel, without samples.
+
+A tensor whose BN was folded is taken as normal in each channel, with BN's own
+mean beta and deviation |gamma|. This module follows it through activations,
+poolings and sums: each tensor is a normal variable clipped to an interval, of
+which the mean (for bias correction) and the interval that holds it (for
+ranges) are known in closed form.
+
+References:
+  Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias
+  Correction", ICCV 2019, section 4.2.1 and appendix C (clipped normal).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+
+from dsg_tf.graph import ir
+
+_erf = np.vectorize(math.erf, otypes=[np.float64])
+
+# They hand channels on as they are: moments are averages over positions.
+_KEEPING = frozenset(
+    {
+        "AvgPool",
+        "BatchToSpaceND",
+        "ExpandDims",
+        "Mean",
+        "MirrorPad",
+        "Pad",
+        "ResizeBilinear",
+        "ResizeNearestNeighbor",
+        "SpaceToBatchND",
+        "Squeeze",
+    }
+)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ClippedNormal:
+    """A normal variable clipped to an interval, for each channel.
+
+    Attributes:
+      mean, deviation: of the normal variable, float64 (C,).
+      low, high: the interval, float64 (C,), infinite where it has no end.
+    """
+
+    mean: np.ndarray
+    deviation: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+    @classmethod
+    def of(cls, moments: ir.Moments) -> ClippedNormal:
+        """Not clipped at all."""
+        infinite = np.full(len(moments.mean), np.inf)
+        return cls(moments.mean, moments.deviation, -infinite, infinite)
+
+    def clipped(self, low, high) -> ClippedNormal:
+        """Clipped to [low, high] as well."""
+        return dataclasses.replace(
+            self,
+            low=np.maximum(self.low, low),
+            high=np.minimum(self.high, high),
+        )
+
+    def expectation(self) -> np.ndarray:
+        """Mean of the clipped variable, float64 (C,).
+
+        With a = (low - mean) / deviation, b likewise, phi and Phi the standard
+        normal density and distribution: low Phi(a) + high (1 - Phi(b))
+        + mean (Phi(b) - Phi(a)) + deviation (phi(a) - phi(b)).
+
+        Example:
+          >>> moments = ir.Moments(np.zeros(1), np.ones(1))
+          >>> relu = ClippedNormal.of(moments).clipped(0.0, np.inf)
+          >>> relu.expectation().round(4).tolist()
+          [0.3989]
+        """
+        return self._raw_moment(1)
+
+    def variance(self) -> np.ndarray:
+        """Variance of the clipped variable, float64 (C,)."""
+        first = self._raw_moment(1)
+        return np.maximum(self._raw_moment(2) - first**2, 0.0)
+
+    def interval(self, deviations: float) -> tuple[np.ndarray, np.ndarray]:
+        """mean -+ n deviations, within the clip: float64 (C,) each."""
+        reach = deviations * self.deviation
+        return tuple(
+            np.clip(end, self.low, self.high)
+            for end in (self.mean - reach, self.mean + reach)
+        )
+
+    def _raw_moment(self, order: int) -> np.ndarray:
+        """E[x^order], order 1 or 2."""
+        sigma = np.maximum(self.deviation, 1e-30)
+        a, b = (self.low - self.mean) / sigma, (self.high - self.mean) / sigma
+        below, above = _distribution(a), 1 - _distribution(b)
+        inside = 1 - below - above
+        density_a, density_b = _density(a), _density(b)
+        ends = _times(below, self.low**order) + _times(above, self.high**order)
+        if order == 1:
+            middle = self.mean * inside + sigma * (density_a - density_b)
+        else:
+            middle = (
+                (self.mean**2 + sigma**2) * inside
+                + 2 * self.mean * sigma * (density_a - density_b)
+                + sigma**2 * (_times(density_a, a) - _times(density_b, b))
+            )
+        return ends + middle
+
+
+def find(graph: ir.Graph) -> dict[str, ClippedNormal]:
+    """All tensors that BN says something of, by tensor.
+
+    Sums of two are taken as sums of independent variables. Zero padding and
+    borders are not counted.
+
+    Args:
+      graph: a frozen graph with `moments`, BN folded, channels last.
+    """
+    found = {t: ClippedNormal.of(m) for t, m in graph.moments.items()}
+    for node in graph:
+        if node.output not in found:
+            made = _behind(graph, node, found)
+            if made is not None:
+                found[node.output] = made
+    return found
+
+
+def _behind(
+    graph: ir.Graph, node: ir.Node, found: dict[str, ClippedNormal]
+) -> ClippedNormal | None:
+    """What a node makes of what is known of its inputs."""
+    known = [found[t] for t in node.inputs if t in found]
+    if not known:
+        return None
+    first, channels = known[0], len(known[0].mean)
+    shape = graph.shape(node.output)
+    if not shape or node.inputs[0] not in found:
+        return None
+    if node.op == "Relu":
+        return first.clipped(0.0, np.inf)
+    if node.op == "Relu6":
+        return first.clipped(0.0, 6.0)
+    if node.op == "Minimum" and len(known) == 1:
+        bound = graph.literal(node.inputs[1])
+        if bound is None or bound.size not in (1, channels):
+            return None
+        return first.clipped(-np.inf, bound.astype(np.float64).reshape(-1))
+    if node.op in _KEEPING and shape[-1] == channels:
+        return first
+    if node.op == "Reshape" and shape[-1] == channels:
+        return first
+    if node.op in ("Add", "AddV2") and len(known) == 2:
+        return _sum(*known)
+    return None
+
+
+def _sum(a: ClippedNormal, b: ClippedNormal) -> ClippedNormal | None:
+    if len(a.mean) != len(b.mean):
+        return None
+    moments = ir.Moments(
+        a.expectation() + b.expectation(),
+        np.sqrt(a.variance() + b.variance()),
+    )
+    # What is above zero on both sides is above zero together.
+    return ClippedNormal.of(moments).clipped(a.low + b.low, a.high + b.high)
+
+
+def _times(weight: np.ndarray, value: np.ndarray) -> np.ndarray:
+    """A product in which nothing times infinity is nothing."""
+    return np.where(weight > 0, weight * np.where(weight > 0, value, 0.0), 0.0)
+
+
+def _distribution(x: np.ndarray) -> np.ndarray:
+    return 0.5 * (1 + _erf(x / math.sqrt(2)))
+
+
+def _density(x: np.ndarray) -> np.ndarray:
+    return np.exp(-0.5 * x**2) / math.sqrt(2 * math.pi)
