@@ -26,6 +26,7 @@ _ALONE = frozenset(
     {
         "AvgPool",
         "BatchToSpaceND",
+        "Identity",
         "LeakyRelu",
         "MaxPool",
         "MirrorPad",
@@ -123,6 +124,8 @@ def set_bounds(
             relu = edit.free_name(f"{name}/relu")
             edit.replace(ir.Node.of(relu, "Relu", [source], T=tf.float32))
             source = f"{relu}:0"
+        # Behind a flattened image, the channels of each position.
+        bound = np.tile(bound, graph.shape(node.output)[-1] // len(bound))
         # Of full rank: LiteRT Quantizer takes constants of no other one here.
         shape = (1,) * (len(graph.shape(node.output)) - 1) + (-1,)
         value = ir.Node.constant(
@@ -159,9 +162,11 @@ def _from(
                 return Broken(first.name, "the next layer mixes the channels")
             return Path(first, second, tuple(nodes), clips, repeats)
         reason = _breaks(graph, node, tensor, first.out_channels * repeats)
+        bound = _clip(graph, node, tensor, first.out_channels, repeats)
+        if node.op == "Minimum" and bound is None:
+            reason = "Minimum without a bound by channel"
         if reason:
             return Broken(first.name, reason)
-        bound = _clip(graph, node, tensor, first.out_channels)
         if bound is not None:
             clips[node.name] = bound
         if node.op == "Reshape":
@@ -174,11 +179,8 @@ def _breaks(graph: ir.Graph, node: ir.Node, tensor: str, channels: int) -> str:
     """Why a node ends a path; empty where it does not."""
     if node.inputs[0] != tensor and node.op != "Minimum":
         return f"{node.op} reads it as another operand"
-    if node.op in _ALONE or node.op == "Relu6":
+    if node.op in _ALONE or node.op in ("Relu6", "Minimum"):
         return ""
-    if node.op == "Minimum":
-        kept = _clip(graph, node, tensor, channels) is not None
-        return "" if kept else "Minimum of two activations"
     if node.op == "PadV2":
         value = graph.literal(node.inputs[2])
         return (
@@ -205,7 +207,7 @@ def _breaks(graph: ir.Graph, node: ir.Node, tensor: str, channels: int) -> str:
 
 
 def _clip(
-    graph: ir.Graph, node: ir.Node, tensor: str, channels: int
+    graph: ir.Graph, node: ir.Node, tensor: str, channels: int, repeats: int
 ) -> np.ndarray | None:
     """The upper bound of a node that clips, by channel, float64 (C,)."""
     if node.op == "Relu6":
@@ -214,10 +216,15 @@ def _clip(
         return None
     others = [t for t in node.inputs if t != tensor]
     bound = graph.literal(others[0]) if len(others) == 1 else None
-    if bound is None or bound.size not in (1, channels) or np.any(bound <= 0):
+    width = channels * repeats
+    if bound is None or bound.size not in (1, width) or np.any(bound <= 0):
         return None
-    if bound.size > 1 and bound.shape[-1] != channels:
+    if bound.size > 1 and bound.shape[-1] != width:
         return None
-    return np.broadcast_to(
-        bound.astype(np.float64).reshape(-1), (channels,)
-    ).copy()
+    # Behind a flattened image, the channels of each position.
+    by_position = np.broadcast_to(
+        bound.astype(np.float64).reshape(-1), (width,)
+    ).reshape(repeats, channels)
+    if np.any(by_position != by_position[0]):
+        return None
+    return by_position[0].copy()

@@ -28,6 +28,7 @@ _KEEPING = frozenset(
         "AvgPool",
         "BatchToSpaceND",
         "ExpandDims",
+        "Identity",
         "Mean",
         "MirrorPad",
         "Pad",
@@ -60,11 +61,11 @@ class ClippedNormal:
         return cls(moments.mean, moments.deviation, -infinite, infinite)
 
     def clipped(self, low, high) -> ClippedNormal:
-        """Clipped to [low, high] as well."""
+        """Clipped to [low, high] as well, behind its own clip."""
         return dataclasses.replace(
             self,
-            low=np.maximum(self.low, low),
-            high=np.minimum(self.high, high),
+            low=np.clip(self.low, low, high),
+            high=np.clip(self.high, low, high),
         )
 
     def expectation(self) -> np.ndarray:
@@ -152,6 +153,8 @@ def _behind(
         if bound is None or bound.size not in (1, channels):
             return None
         return first.clipped(-np.inf, bound.astype(np.float64).reshape(-1))
+    if node.op == "Mean" and _is_of_channels(graph, node):
+        return None
     if node.op in _KEEPING and shape[-1] == channels:
         return first
     if node.op == "Reshape" and shape[-1] == channels:
@@ -159,6 +162,14 @@ def _behind(
     if node.op in ("Add", "AddV2") and len(known) == 2:
         return _sum(*known)
     return None
+
+
+def _is_of_channels(graph: ir.Graph, node: ir.Node) -> bool:
+    """Whether a Mean is taken over the last axis too, or nobody knows."""
+    axes, shape = graph.literal(node.inputs[1]), graph.shape(node.inputs[0])
+    if axes is None or not shape:
+        return True
+    return bool(np.any(axes % len(shape) == len(shape) - 1))
 
 
 def _sum(a: ClippedNormal, b: ClippedNormal) -> ClippedNormal | None:

@@ -1,47 +1,87 @@
-"""An integer .tflite against the graph that it was made of."""
+"""A quantized model against the graph that it was made of."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Container, Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
 
 from dsg_tf import progress, samples, verify
-from dsg_tf.graph import frozen, ir
+from dsg_tf.graph import frozen, ir, naming
 from dsg_tf.tflite import flatbuffer, interpreter
 
 
 def compare_outputs(
-    graph: ir.Graph, model: bytes, held_out: samples.SampleSet
+    graph: ir.Graph, model: bytes | ir.Graph, held_out: samples.SampleSet
 ) -> dict[str, verify.Fidelity]:
-    """Each output of the real interpreter against the float graph's.
+    """Each output of a quantized model against the float graph's.
 
     Args:
       graph: the frozen source graph.
-      model: the integer .tflite.
+      model: the integer .tflite, which the real interpreter runs, or the graph
+        of a simulation.
       held_out: samples that were not used for calibration.
 
     Returns:
       Fidelity by output name. Of whole-number outputs, which are classes,
       `top1_agreement` is the share that is equal.
     """
-    function = frozen.to_function(frozen.with_batch_size(graph, 1))
-    reference: list[list[np.ndarray]] = [[] for _ in graph.outputs]
-    for sample in held_out.one_by_one():
-        values = function(
-            *(
-                tf.constant(sample[port.name].astype(port.dtype.as_numpy_dtype))
-                for port in graph.inputs
-            )
-        )
-        for collected, value in zip(reference, values, strict=True):
-            collected.append(value.numpy())
-    outputs = interpreter.Interpreter(model).run(held_out.arrays)
+    reference = _outputs(graph, held_out)
+    if isinstance(model, ir.Graph):
+        outputs = _outputs(model, held_out)
+    else:
+        outputs = interpreter.Interpreter(model).run(held_out.arrays)
     return {
-        port.name: _compare(np.concatenate(collected), outputs[port.name])
-        for port, collected in zip(graph.outputs, reference, strict=True)
+        name: _compare(values, outputs[name])
+        for name, values in reference.items()
     }
+
+
+def compare_graph_layers(
+    graph: ir.Graph,
+    simulated: ir.Graph,
+    tensors: Sequence[str],
+    held_out: samples.SampleSet,
+) -> list[dict]:
+    """Tensors of a simulation against the float graph's, worst first.
+
+    Args:
+      graph: the float graph of the same structure.
+      simulated: the simulation.
+      tensors: what to compare, in both graphs.
+      held_out: samples that were not used for calibration.
+
+    Returns:
+      Rows of `verify.LayerFidelity` with `layer`, the source model's name.
+    """
+    moments = {tensor: verify.Moments() for tensor in tensors}
+    arrays = held_out.arrays
+    for left, right in zip(
+        frozen.batches(graph, tensors, arrays),
+        frozen.batches(simulated, tensors, arrays),
+        strict=True,
+    ):
+        for tensor, a, b in zip(tensors, left, right, strict=True):
+            moments[tensor].update(a, b)
+    names = naming.LayerNames(graph)
+    rows = [
+        {
+            "layer": names(tensor),
+            "tensor": tensor,
+            "op": graph.producer(tensor).op,
+            "sqnr_db": own.sqnr_db,
+            "input_sqnr_db": min(
+                (moments[t].sqnr_db for t in _before(graph, tensor, moments)),
+                default=math.inf,
+            ),
+            "cosine": own.cosine,
+        }
+        for tensor, own in moments.items()
+    ]
+    return sorted(rows, key=lambda row: row["sqnr_db"])
 
 
 def compare_layers(
@@ -65,6 +105,42 @@ def compare_layers(
         {"layer": names.get(r.tensor, r.tensor), **dataclasses.asdict(r)}
         for r in rows
     ]
+
+
+def _outputs(
+    graph: ir.Graph, held_out: samples.SampleSet
+) -> dict[str, np.ndarray]:
+    """All outputs of a graph by name, one sample at a time."""
+    function = frozen.to_function(frozen.with_batch_size(graph, 1))
+    collected: list[list[np.ndarray]] = [[] for _ in graph.outputs]
+    for sample in held_out.one_by_one():
+        values = function(
+            *(
+                tf.constant(sample[port.name].astype(port.dtype.as_numpy_dtype))
+                for port in graph.inputs
+            )
+        )
+        for parts, value in zip(collected, values, strict=True):
+            parts.append(value.numpy())
+    return {
+        port.name: np.concatenate(parts)
+        for port, parts in zip(graph.outputs, collected, strict=True)
+    }
+
+
+def _before(
+    graph: ir.Graph, tensor: str, known: Container[str]
+) -> Iterator[str]:
+    """The nearest known tensors that a tensor is computed from."""
+    queue = list(graph.producer(tensor).inputs)
+    seen = set()
+    while queue:
+        source = queue.pop()
+        if source in known:
+            yield source
+        elif source not in seen and not graph.is_constant(source):
+            seen.add(source)
+            queue += graph.producer(source).inputs
 
 
 def _compare(reference: np.ndarray, output: np.ndarray) -> verify.Fidelity:

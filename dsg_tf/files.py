@@ -32,6 +32,16 @@ def check_writable(output: pathlib.Path) -> None:
             expected="a writable folder",
             remedy="make it first",
         )
+    _check_place(folder)
+    check_run_folder(output)
+
+
+def check_run_folder(output: pathlib.Path) -> None:
+    """Makes sure that the folder of the run can be made and written to.
+
+    Raises:
+      errors.UserError: it is a file, or not writable.
+    """
     beside = run_folder(output)
     if beside.exists() and not beside.is_dir():
         raise errors.UserError(
@@ -40,16 +50,19 @@ def check_writable(output: pathlib.Path) -> None:
             expected="room for the folder of the run",
             remedy="move the file away",
         )
-    for place in (folder, beside) if beside.exists() else (folder,):
-        try:
-            with tempfile.TemporaryFile(dir=place):
-                pass
-        except OSError as error:
-            raise errors.UserError(
-                "--output",
-                got=f"{place} ({error.strerror})",
-                expected="a writable folder",
-            ) from error
+    _check_place(beside if beside.exists() else beside.absolute().parent)
+
+
+def _check_place(folder: pathlib.Path) -> None:
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise errors.UserError(
+            "--output",
+            got=f"{folder} ({error.strerror})",
+            expected="a writable folder",
+        ) from error
 
 
 def run_folder(output: pathlib.Path) -> pathlib.Path:

@@ -80,8 +80,9 @@ def collect(
     Args:
       graph: the layer's graph, for its strides and padding.
       layer: one that `reason_against` says nothing against.
-      batches: (values of `layer.input`, wanted values of `layer.output`), a
-        batch of samples at a time.
+      batches: (values of `layer.input`, wanted outputs of the operation,
+        bias added), a batch of samples at a time. Not of `layer.output`: what
+        stands before the bias may move positions (BatchToSpaceND).
       share: of all positions, 0..1; the same of each batch.
       rng: chooses the positions.
 

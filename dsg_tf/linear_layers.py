@@ -208,7 +208,9 @@ def untreated(graph: ir.Graph) -> tuple[tuple[str, str], ...]:
     return tuple(
         (names(node.output), node.op)
         for node in graph
-        if node.op in UNTREATED_OPS
+        if node.op in UNTREATED_OPS | set(_OPERANDS)
+        and not graph.is_constant(node.output)
+        and not _is_linear(graph, node)
         and any(_is_weight(graph, t) for t in node.inputs)
     )
 
@@ -254,7 +256,7 @@ class Edit:
           layer: one of the graph's layers.
           kernel: in the layer's layout; stored as float32.
           bias: (O,); None leaves it as it is.
-          grid: the grid that the kernel lies on, if it does.
+          grid: the grid that the kernel lies on; None for none.
           source: the tensor to add the bias to; by default the layer's
             `linear_output`.
           output: the tensor that shall be the sum; by default the layer's
@@ -262,6 +264,7 @@ class Edit:
             another name.
         """
         value = self._constant(layer, layer.kernel_tensor, "kernel", kernel)
+        self._grids.pop(value.output, None)
         if grid is not None:
             self._grids[value.output] = grid
         operation = self._graph[layer.node]
@@ -298,34 +301,51 @@ class Edit:
         graph = self._graph
         source = source or layer.linear_output
         target = ir.node_name(output or layer.output)
-        value = self._constant(layer, layer.kernel_tensor, "bias", bias)
-        first = layer.channel_axis == 1 and len(graph.shape(source)) > 2
+        value = self._constant(layer, layer.bias_tensor, "bias", bias)
+        first = _channels_first(operation)
         last = ir.node_name(source)
         if last == target:
             moved = operation if last == layer.node else graph[last]
-            name = self.free_name(f"{last}/linear")
+            # In the scope that names the layer.
+            name = self.free_name(f"{last}{'_' if '/' in last else '/'}linear")
             moved = moved.with_inputs(moved.inputs, name=name)
             self._add(moved)
             source = moved.output
-        self._add(
-            ir.Node.of(
-                target,
-                "BiasAdd",
-                [source, value.output],
-                T=tf.float32,
-                data_format="NCHW" if first else "NHWC",
+        inputs = [source, value.output]
+        if layer.groups > 1 and not first:
+            # Grappler would fuse a BiasAdd with the convolution, into one that
+            # takes no groups on a CPU.
+            total = ir.Node.of(target, "AddV2", inputs, T=tf.float32)
+        else:
+            data_format = "NCHW" if first else "NHWC"
+            total = ir.Node.of(
+                target, "BiasAdd", inputs, T=tf.float32, data_format=data_format
             )
-        )
+        self._add(total)
 
-    def _constant(self, layer, beside: str, what: str, values) -> ir.Node:
-        """A float32 constant named beside the layer's own, as its owner."""
-        constants = [
-            node
-            for node in self._graph.ancestors(beside)
-            if node.op == "Const" and "/" in node.name
-        ]
-        name = constants[0].name if constants else f"{layer.node}/kernel"
-        name = self.free_name(f"{name.rpartition('/')[0]}/{what}")
+    def _constant(self, layer, old: str | None, what: str, values) -> ir.Node:
+        """A float32 constant in place of another, or beside the kernel.
+
+        It takes the place, and the name, of a constant that nothing else
+        reads: the names of a converted file's tensors hold it.
+        """
+        graph = self._graph
+        alone = (
+            old is not None
+            and graph.producer(old).op == "Const"
+            and len(graph.consumers(old)) == 1
+            and old not in {port.tensor for port in graph.outputs}
+        )
+        if alone:
+            name = ir.node_name(old)
+        else:
+            constants = [
+                node
+                for node in graph.ancestors(layer.kernel_tensor)
+                if node.op == "Const" and "/" in node.name
+            ]
+            name = constants[0].name if constants else f"{layer.node}/kernel"
+            name = self.free_name(f"{name.rpartition('/')[0]}/{what}")
         node = ir.Node.constant(name, np.asarray(values, np.float32))
         self._add(node)
         return node
@@ -414,22 +434,24 @@ def _bias_of(graph: ir.Graph, node: ir.Node) -> _Bias | None:
     """What is added to an operation's output before anybody else reads it."""
     tensor = node.output
     outputs = {port.tensor for port in graph.outputs}
-    channels = graph.shape(tensor)[1 if _channels_first(node) else -1]
+    first = _channels_first(node)
+    channels = graph.shape(tensor)[1 if first else -1]
     while tensor not in outputs and len(graph.consumers(tensor)) == 1:
         (reader,) = graph.consumers(tensor)
         shape = graph.shape(reader.output)
         if reader.op in SHAPE_OPS and reader.inputs[0] == tensor:
-            if _channels_first(node) or not shape or shape[-1] != channels:
+            if first or not shape or shape[-1] != channels:
                 return None
             tensor = reader.output
             continue
-        added = _added_vector(graph, reader, tensor, channels)
+        axis = 1 if first else len(graph.shape(tensor)) - 1
+        added = _added_vector(graph, reader, tensor, axis)
         return _Bias(reader.name, added, tensor) if added else None
     return None
 
 
 def _added_vector(
-    graph: ir.Graph, reader: ir.Node, tensor: str, channels: int | None
+    graph: ir.Graph, reader: ir.Node, tensor: str, axis: int
 ) -> str | None:
     """The constant, one number a channel, that a node adds to a tensor."""
     if reader.op not in ("Add", "AddV2", "BiasAdd"):
@@ -437,22 +459,15 @@ def _added_vector(
     others = [t for t in reader.inputs if t != tensor]
     if len(others) != 1 or not _is_weight(graph, others[0]):
         return None
-    shape = graph.shape(others[0])
-    if shape is None or graph.shape(reader.output) != graph.shape(tensor):
+    shape, whole = graph.shape(others[0]), graph.shape(tensor)
+    if shape is None or graph.shape(reader.output) != whole:
         return None
     if reader.op == "BiasAdd":
         return others[0]
-    # (C,), (1, 1, C), or one number for all, along the last axis; along the
-    # second only in full.
-    size = int(np.prod(shape))
-    rank = len(graph.shape(tensor))
-    if size == 1 or (size == channels and shape[-1:] == (channels,)):
-        last = graph.shape(tensor)[-1] == channels
-        return others[0] if last or size == 1 else None
-    second = len(shape) == rank - 1 and shape[0] == channels == size
-    full = len(shape) == rank and shape[1] == channels == size
-    first = graph.shape(tensor)[1] == channels
-    return others[0] if first and (second or full) else None
+    # (C,), (1, 1, C) and the like, or one number for all.
+    padded = (1,) * (len(whole) - len(shape)) + shape
+    along = [i for i, n in enumerate(padded) if n != 1]
+    return others[0] if set(along) <= {axis} else None
 
 
 def with_own_constants(graph: ir.Graph) -> ir.Graph:

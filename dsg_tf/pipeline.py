@@ -1,45 +1,41 @@
 """The order of the stages, from a model to a verified .tflite.
 
 load -> BN moments, input domain -> float .tflite (what cannot be exported is
-said here, before the long work) -> samples -> ranges -> integer .tflite ->
-read back -> compare with the float graph -> report
+said here, before the long work) -> samples -> passes (BN folded, weights on
+their grids) -> ranges -> integer .tflite, read back; or, where no .tflite can
+hold it, a simulated SavedModel -> compare with the float graph -> report
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import os
 import pathlib
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+import dsg_tf
+from dsg_tf import config as config_lib
 from dsg_tf import (
-    calibration,
-    errors,
-    fidelity,
     files,
-    progress,
-    qtypes,
+    layer_store,
+    passes,
     sampling,
     source_model,
+    writers,
 )
-from dsg_tf import config as config_lib
 from dsg_tf import report as report_lib
 from dsg_tf import samples as samples_lib
-from dsg_tf.graph import frozen, ir
-from dsg_tf.tflite import (
-    bias_correction,
-    convert,
-    export,
-    flatbuffer,
-    policy,
-    readback,
-    weights,
-)
+from dsg_tf.graph import ir
+
+# Where learned rounding keeps finished layers while it runs.
+_ROUNDING = "rounding.parts"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -47,7 +43,7 @@ class Result:
     """What a run leaves behind.
 
     Attributes:
-      output: the integer .tflite.
+      output: the integer .tflite, or the SavedModel of a simulation.
       run_folder: samples.npz, report.json and what else the run wrote.
       report: the report, as in report.json.
       passed: whether the agreement reaches the config's `min_agreement`.
@@ -66,12 +62,13 @@ def quantize_model(
     config: config_lib.PipelineConfig | None = None,
     callbacks: Sequence = (),
 ) -> Result:
-    """Quantizes a model to an integer .tflite and verifies the file.
+    """Quantizes a model and verifies what is written.
 
     Args:
       model: path of a SavedModel, .keras or .h5; or a live Keras model,
         tf.Module or concrete function.
-      output: the .tflite to write. All else goes to `<output>.run/`.
+      output: the .tflite to write, or where activations of 4 to 7 bits are
+        simulated the folder of a SavedModel. All else goes to `<output>.run/`.
       config: what to do; by default int8 per channel by DSG samples.
       callbacks: Keras callbacks to run during synthesis.
 
@@ -89,16 +86,18 @@ def quantize_model(
     config = config or config_lib.PipelineConfig()
     output = pathlib.Path(output)
     clock = _Clock()
-    files.check_writable(output)
+    writer = writers.of(config.export)
+    writer.check_output(output)
     with clock.stage("load"):
         source = source_model.load(model, config)
-        float_tflite = to_float_tflite(source.graph)
-        _check_exportable(source, float_tflite, config.export)
+        writer.check_model(source)
         own = sampling.given(source, config.samples) if config.samples else None
     # Not before: where the model or the samples are refused, that is all.
     source.log()
     run_folder = files.run_folder(output)
     run_folder.mkdir(exist_ok=True)
+    if not config.resume:
+        _forget(run_folder)
     with clock.stage("samples"):
         sample_set = own
         if own is None:
@@ -111,17 +110,12 @@ def quantize_model(
                 callbacks=callbacks,
             )
     calibrating, held_out = sampling.split(sample_set, config)
+    with clock.stage("passes"):
+        prepared = _prepare(source, calibrating, config, run_folder)
     with clock.stage("export"):
-        written = _export(
-            source.graph, float_tflite, calibrating, config.export, output
-        )
+        written = writer.write(prepared, calibrating, output)
     with clock.stage("verify"):
-        outputs = fidelity.compare_outputs(
-            source.graph, written.model, held_out
-        )
-        layers = fidelity.compare_layers(
-            source.graph, float_tflite, written.model, held_out
-        )
+        outputs, layers = writer.verify(source, prepared, written, held_out)
     report = report_lib.build(
         source=source,
         config=config,
@@ -129,10 +123,8 @@ def quantize_model(
         output=output,
         calibrated_with=len(calibrating),
         verified_on=len(held_out),
-        float_size_bytes=len(float_tflite),
-        size_bytes=len(written.model),
-        readback=written.readback,
-        float_ops=written.float_ops,
+        prepared=prepared,
+        written=written,
         outputs=outputs,
         layers=layers,
         seconds=clock.seconds,
@@ -140,6 +132,8 @@ def quantize_model(
     files.write_atomically(
         run_folder / "report.json", report_lib.to_json(report)
     )
+    # Only now: a run that is killed before goes on from what is kept there.
+    shutil.rmtree(run_folder / _ROUNDING, ignore_errors=True)
     return Result(output, run_folder, report, report["passed"])
 
 
@@ -222,38 +216,6 @@ def representative_dataset(
     return dataset
 
 
-def to_float_tflite(graph: ir.Graph) -> bytes:
-    """The graph as a float .tflite of batch size 1.
-
-    Raises:
-      errors.UserError: the batch size is fixed to another number, or an
-        operation has no TFLite kernel.
-    """
-    fixed = {port.shape[0] for port in graph.inputs} - {None, 1}
-    if fixed and not frozen.accepts_batch_size(graph, 1):
-        raise errors.UserError(
-            "model",
-            got=f"a batch size fixed to {fixed.pop()}",
-            expected="an open batch size, or 1",
-            remedy="export the model with batch size None",
-        )
-    single = frozen.with_batch_size(graph, 1)
-    return convert.to_float(
-        frozen.to_function(single),
-        input_names=[port.name for port in graph.inputs],
-        output_names=[port.name for port in graph.outputs],
-    )
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Written:
-    """An exported model, checked against what was asked for."""
-
-    model: bytes
-    readback: dict | None
-    float_ops: tuple[tuple[str, str], ...]
-
-
 class _Clock:
     """Wall seconds by stage."""
 
@@ -267,129 +229,40 @@ class _Clock:
         self.seconds[name] = round(time.monotonic() - start, 2)
 
 
-def _check_exportable(
+def _forget(run_folder: pathlib.Path) -> None:
+    """Throws away what an earlier run of the same output has left."""
+    (run_folder / "samples.npz").unlink(missing_ok=True)
+    for name in ("samples.parts", _ROUNDING):
+        shutil.rmtree(run_folder / name, ignore_errors=True)
+
+
+def _prepare(
     source: source_model.SourceModel,
-    float_tflite: bytes,
-    config: config_lib.ExportConfig,
-) -> None:
-    """Refuses, before the long work, what the exporter cannot do."""
-    convert.check_io_type(config.io_type, config.activation_bits)
-    if config.exporter == "tflite_converter":
-        # Which operations it refuses it says only when it meets them.
-        _by_converter(source.graph, _any_sample(source), config)
-    elif not config.allow_float_ops:
-        export.refuse_float_ops(
-            float_tflite, activation_bits=config.activation_bits
-        )
-
-
-def _any_sample(source: source_model.SourceModel) -> samples_lib.SampleSet:
-    """One sample that the model runs on; what is in it does not matter."""
-    rng = np.random.default_rng(0)
-    arrays = {}
-    for port in source.graph.inputs:
-        shape = (1, *port.shape[1:])
-        domain = source.domains[port.name]
-        if port.dtype.is_integer and port.dtype.size > 1:
-            # Indices, perhaps, of which only the lowest are there.
-            arrays[port.name] = np.zeros(shape)
-        else:
-            noise = rng.normal(size=shape)
-            arrays[port.name] = domain.finish(
-                noise * domain.deviation + domain.mean
-            )
-    return samples_lib.SampleSet(arrays)
-
-
-def _export(
-    graph: ir.Graph,
-    float_tflite: bytes,
     calibrating: samples_lib.SampleSet,
-    config: config_lib.ExportConfig,
-    output: pathlib.Path,
-) -> _Written:
-    """Writes the integer .tflite, checked before it gets its name."""
-    if config.exporter == "tflite_converter":
-        model = _by_converter(graph, calibrating, config)
-        files.write_atomically(output, model)
-        return _Written(model, None, _float_ops(model))
-    correction = config.bias_correction == "empirical"
-    passes = 2 if correction else 1
-    with progress.task(
-        "calibration", passes * len(calibrating), unit="samples"
-    ) as stage:
-        ranges = calibration.calibrate(
-            float_tflite,
-            calibrating.arrays,
-            range_method=config.range_method,
-            spec=policy.activation_spec(config.activation_bits),
-            progress=stage.reach,
+    config: config_lib.PipelineConfig,
+    run_folder: pathlib.Path,
+) -> passes.Prepared:
+    """Runs the passes; learned rounding is kept layer by layer."""
+    arrays = {name: np.asarray(a) for name, a in calibrating.arrays.items()}
+
+    def store(graph: ir.Graph) -> layer_store.LayerStore:
+        digest = hashlib.sha256()
+        for name, array in sorted(arrays.items()):
+            digest.update(name.encode())
+            digest.update(np.ascontiguousarray(array))
+        key = (
+            source_model.fingerprint(graph),
+            digest.hexdigest(),
+            dataclasses.asdict(config.export),
+            config.synthesis.seed,
+            dsg_tf.__version__,
         )
-        means = None
-        if correction:
-            means = bias_correction.input_means(
-                float_tflite,
-                calibrating.arrays,
-                progress=lambda done, total: stage.reach(total + done),
-            )
-    exported = export.export(
-        float_tflite,
-        ranges,
-        activation_bits=config.activation_bits,
-        io_type=config.io_type,
-        options=weights.Options(
-            granularity=qtypes.Granularity(config.granularity)
-        ),
-        input_means=means,
-        allow_float_ops=config.allow_float_ops,
-    )
-    checks: list[readback.ReadBack] = []
-    files.write_atomically(
-        output,
-        exported.model,
-        check=lambda content: checks.append(
-            readback.check(content, exported.requested)
-        ),
-    )
-    return _Written(
-        exported.model,
-        dataclasses.asdict(checks[0]),
-        exported.requested.float_ops,
-    )
+        return layer_store.LayerStore(run_folder / _ROUNDING, repr(key))
 
-
-def _by_converter(
-    graph: ir.Graph,
-    sample_set: samples_lib.SampleSet,
-    config: config_lib.ExportConfig,
-) -> bytes:
-    """The classic road: TFLiteConverter with a representative dataset."""
-
-    def dataset() -> Iterator[dict[str, np.ndarray]]:
-        for sample in sample_set.one_by_one():
-            yield {
-                port.name: sample[port.name].astype(port.dtype.as_numpy_dtype)
-                for port in graph.inputs
-            }
-
-    return convert.by_converter(
-        frozen.to_function(frozen.with_batch_size(graph, 1)),
-        dataset,
-        io_type=config.io_type,
-        activation_bits=config.activation_bits,
-        granularity=qtypes.Granularity(config.granularity),
-        allow_float_ops=config.allow_float_ops,
-        input_names=[port.name for port in graph.inputs],
-        output_names=[port.name for port in graph.outputs],
-    )
-
-
-def _float_ops(model: bytes) -> tuple[tuple[str, str], ...]:
-    """(operation, first output) of what a converted file computes in float."""
-    view = flatbuffer.read(model)
-    return tuple(
-        (op.name, view.tensors[op.outputs[0]].name)
-        for op in view.ops
-        if op.name not in ("QUANTIZE", "DEQUANTIZE")
-        and policy.touches_float(view, op)
+    return passes.run(
+        source.graph,
+        arrays,
+        config.export,
+        seed=config.synthesis.seed,
+        store=store,
     )

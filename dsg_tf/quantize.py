@@ -39,15 +39,25 @@ _GROUPS = {
         "synthesis",
         "samples",
     ),
-    "Export": (
-        "output",
-        "exporter",
-        "range_method",
-        "io_type",
+    "Quantization": (
+        "recipe",
+        "weight_bits",
         "activation_bits",
         "granularity",
+        "weight_rounding",
+        "equalize",
+        "absorb_bias",
         "bias_correction",
+        "range_method",
+        "keep_first_last_8bit",
+    ),
+    "Output": (
+        "output",
+        "io_type",
+        "packed",
+        "exporter",
         "allow_float_ops",
+        "resume",
     ),
     "Verification": ("verify_samples", "min_agreement"),
 }
@@ -104,8 +114,8 @@ _SAMPLES = flags.DEFINE_string(
 _OUTPUT = flags.DEFINE_string(
     "output",
     "",
-    "The .tflite to write; default: <model>_int8.tflite in this folder. All"
-    " else of the run goes to <output>.run/.",
+    "The .tflite to write, in this folder by default and named after the model"
+    " and the widths. All else of the run goes to <output>.run/.",
 )
 _EXPORTER = flags.DEFINE_string(
     "exporter",
@@ -115,30 +125,61 @@ _EXPORTER = flags.DEFINE_string(
 )
 _RANGE_METHOD = flags.DEFINE_string(
     "range_method",
-    "minmax",
-    f"Activation ranges: {', '.join(config_lib.RANGE_METHODS)}.",
+    None,
+    f"Activation ranges: {', '.join(config_lib.RANGE_METHODS)}; default:"
+    " minmax, below 8 bits the recipe's.",
 )
 _IO_TYPE = flags.DEFINE_string(
     "io_type",
     "float32",
     f"Type of inputs and outputs: {', '.join(config_lib.IO_TYPES)}.",
 )
+_RECIPE = flags.DEFINE_string(
+    "recipe",
+    "balanced",
+    "fast (rounds to nearest), balanced (equalizes and learns rounding where it"
+    " pays) or best (always learns rounding); flags below override it.",
+)
+_WEIGHT_BITS = flags.DEFINE_integer("weight_bits", 8, "Bits of weights: 2-8.")
 _ACTIVATION_BITS = flags.DEFINE_integer(
-    "activation_bits", 8, "Bits of activations: 8 or 16."
+    "activation_bits",
+    8,
+    "Bits of activations: 8 or 16; 32 leaves them float; 4-7 write a simulated"
+    " SavedModel.",
 )
 _GRANULARITY = flags.DEFINE_string(
     "granularity", "channel", "Weight scales per channel or per tensor."
 )
+_WEIGHT_ROUNDING = flags.DEFINE_string(
+    "weight_rounding",
+    None,
+    "nearest, or adaround (learned from the samples); default: the recipe's.",
+)
+_EQUALIZE = flags.DEFINE_bool(
+    "equalize", None, "Cross-layer equalization; default: the recipe's."
+)
+_ABSORB_BIAS = flags.DEFINE_bool(
+    "absorb_bias", None, "High biases into the next layer; default: no."
+)
 _BIAS_CORRECTION = flags.DEFINE_string(
     "bias_correction",
-    "empirical",
-    "empirical (undo what rounding the weights does to the means) or none;"
-    " of the exporter litert.",
+    None,
+    "empirical (over the samples), analytic (from BatchNorm), auto (analytic"
+    " where it can be) or none; default: empirical.",
+)
+_KEEP_FIRST_LAST_8BIT = flags.DEFINE_bool(
+    "keep_first_last_8bit", False, "8-bit weights in first and last layers."
+)
+_PACKED = flags.DEFINE_bool(
+    "packed", False, "Weights of at most 4 bits as int4, two in a byte."
 )
 _ALLOW_FLOAT_OPS = flags.DEFINE_bool(
     "allow_float_ops",
     False,
     "Accept operations without an integer kernel; they stay float.",
+)
+_RESUME = flags.DEFINE_bool(
+    "resume", True, "Go on with what a killed run had finished."
 )
 _VERIFY_SAMPLES = flags.DEFINE_integer(
     "verify_samples",
@@ -171,16 +212,30 @@ def pipeline_config() -> config_lib.PipelineConfig:
     }
     for text in _SYNTHESIS.value:
         changes |= parse_field(text)
+    chosen = {
+        name: value
+        for name, value in (
+            ("weight_rounding", _WEIGHT_ROUNDING.value),
+            ("equalize", _EQUALIZE.value),
+            ("absorb_bias", _ABSORB_BIAS.value),
+            ("bias_correction", _BIAS_CORRECTION.value),
+            ("range_method", _RANGE_METHOD.value),
+        )
+        if value is not None
+    }
     return config_lib.PipelineConfig(
         synthesis=config_lib.SynthesisConfig.of(_METHOD.value, **changes),
-        export=config_lib.ExportConfig(
+        export=config_lib.ExportConfig.of(
+            _RECIPE.value,
             exporter=_EXPORTER.value,
-            range_method=_RANGE_METHOD.value,
             io_type=_IO_TYPE.value,
+            weight_bits=_WEIGHT_BITS.value,
             activation_bits=_ACTIVATION_BITS.value,
             granularity=_GRANULARITY.value,
-            bias_correction=_BIAS_CORRECTION.value,
+            keep_first_last_8bit=_KEEP_FIRST_LAST_8BIT.value,
+            packed=_PACKED.value,
             allow_float_ops=_ALLOW_FLOAT_OPS.value,
+            **chosen,
         ),
         samples=_SAMPLES.value,
         signature=_SIGNATURE.value,
@@ -190,6 +245,7 @@ def pipeline_config() -> config_lib.PipelineConfig:
         verify_samples=_VERIFY_SAMPLES.value,
         min_agreement=_MIN_AGREEMENT.value,
         allow_unsafe_ops=_ALLOW_UNSAFE_OPS.value,
+        resume=_RESUME.value,
     )
 
 
@@ -264,16 +320,24 @@ def parse_range(texts: list[str]) -> tuple[float, float] | None:
     return low, high
 
 
-def default_output(model: str) -> str:
-    """`<model>_int8.tflite` for a model's path.
+def default_output(model: str, export: config_lib.ExportConfig) -> str:
+    """A name in this folder, after a model's path and the widths.
 
     Example:
-      >>> default_output("zoo/mobilenet.keras"), default_output("zoo/net/")
-      ('mobilenet_int8.tflite', 'net_int8.tflite')
+      >>> int8 = config_lib.ExportConfig()
+      >>> default_output("zoo/mobilenet.keras", int8)
+      'mobilenet_int8.tflite'
+      >>> w4a6 = config_lib.ExportConfig(weight_bits=4, activation_bits=6)
+      >>> default_output("zoo/net/", w4a6)
+      'net_w4a6_simulated'
     """
     path = pathlib.Path(model).absolute()
     stem = path.stem if path.suffix in (".keras", ".h5", ".hdf5") else path.name
-    return f"{stem}_int8.tflite"
+    bits = export.weight_bits, export.activation_bits
+    if bits == (8, 8):
+        return f"{stem}_int8.tflite"
+    ending = "_simulated" if export.simulated else ".tflite"
+    return "{}_w{}a{}{}".format(stem, *bits, ending)
 
 
 def main() -> int:
@@ -286,7 +350,7 @@ def main() -> int:
             remedy="--help lists all flags",
         )
     config = pipeline_config()
-    output = _OUTPUT.value or default_output(_SAVED_MODEL.value)
+    output = _OUTPUT.value or default_output(_SAVED_MODEL.value, config.export)
     logging.set_verbosity(max(logging.get_verbosity(), logging.INFO))
     # Only now: importing TensorFlow takes seconds.
     with quiet.captured_stderr(show_on_error=True):

@@ -15,8 +15,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dsg_tf
+from dsg_tf import bn_ranges, simulation
 from dsg_tf import config as config_lib
 
+# What becomes of a layer that no pass can treat.
+_INSTEAD = "weights rounded to nearest by the exporter, on their own scales"
 # Layers on the screen, worst first; report.json has all of them.
 _SHOWN_LAYERS = 5
 
@@ -29,10 +32,8 @@ def build(
     output: os.PathLike,
     calibrated_with: int,
     verified_on: int,
-    float_size_bytes: int,
-    size_bytes: int,
-    readback: Mapping | None,
-    float_ops: Sequence[tuple[str, str]],
+    prepared,
+    written,
     outputs: Mapping[str, Any],
     layers: Sequence[Mapping],
     seconds: Mapping[str, float],
@@ -46,13 +47,10 @@ def build(
       output: the .tflite's path.
       calibrated_with: number of samples.
       verified_on: number of other samples.
-      float_size_bytes: size of the float .tflite.
-      size_bytes: size of the integer .tflite.
-      readback: what was compared after reading the file back; None where the
-        exporter chooses its own scales.
-      float_ops: (operation, tensor) of those that stay float.
+      prepared: what the passes made (`passes.Prepared`).
+      written: what was written (`writers.Written`).
       outputs: `verify.Fidelity` by output name.
-      layers: rows of `fidelity.compare_layers`, worst first.
+      layers: rows of `fidelity`, worst first.
       seconds: wall seconds by stage.
     """
     is_path = isinstance(model, str | os.PathLike)
@@ -69,10 +67,27 @@ def build(
         "batch_norm_layers": len(source.layers),
         "cover_behind_last_batch_norm": _cover(source, config),
         "samples": {"calibration": calibrated_with, "verified": verified_on},
-        "size_bytes": {"float": float_size_bytes, "integer": size_bytes},
-        "read_back": readback,
+        "simulated": simulation.REASON if config.export.simulated else None,
+        "passes": [_pass(report) for report in prepared.reports],
+        "untreated_layers": [
+            {"layer": layer, "operation": op, "instead": _INSTEAD}
+            for layer, op in prepared.untreated
+        ]
+        + [
+            {"layer": layer, "operation": "", "instead": _INSTEAD}
+            for layer in written.unmatched
+        ],
+        "ranges": _ranges(written.ranges),
+        "size_bytes": {
+            "float": None
+            if written.reference is None
+            else len(written.reference),
+            "integer": written.size_bytes,
+        },
+        "read_back": written.readback,
         "float_operations": [
-            {"operation": op, "tensor": tensor} for op, tensor in float_ops
+            {"operation": op, "tensor": tensor}
+            for op, tensor in written.float_ops
         ],
         "agreement": least,
         "passed": least >= config.min_agreement,
@@ -85,6 +100,36 @@ def build(
             "python": platform.python_version(),
         },
     }
+
+
+def _pass(report) -> dict:
+    """A pass's report, for JSON."""
+    return {
+        "pass": report.name,
+        "summary": report.summary(),
+        "measured": dict(report.measured),
+        "rows": [
+            {
+                "layer": row.node,
+                "applied": row.applied,
+                "reason": row.reason,
+                **row.measured,
+            }
+            for row in report.rows
+        ],
+    }
+
+
+def _ranges(ranges: Mapping) -> dict:
+    """Ranges from samples and from BN; far apart, they are flagged."""
+    table = {}
+    for tensor, (observed, known) in ranges.items():
+        row: dict[str, Any] = {"samples": [observed.min, observed.max]}
+        if known is not None:
+            row["batch_norm"] = [known.min, known.max]
+            row["disagree"] = bn_ranges.widths_disagree(observed, known)
+        table[tensor] = row
+    return table
 
 
 def agreement(comparison) -> float:
@@ -115,11 +160,26 @@ def show(report: Mapping) -> None:
 def summary(report: Mapping) -> list[str]:
     """The closing lines: files, size, time, and what to do if it is bad."""
     sizes, seconds = report["size_bytes"], report["seconds"]
+    size = f"{sizes['integer'] / 1e3:.0f} kB"
+    if sizes["float"] is not None:
+        size += f" (float {sizes['float'] / 1e3:.0f} kB)"
     lines = [
-        f"{report['output']}: {sizes['integer'] / 1e3:.0f} kB (float"
-        f" {sizes['float'] / 1e3:.0f} kB), {seconds['total']:.0f} s",
+        f"{report['output']}: {size}, {seconds['total']:.0f} s",
         f"samples, report.json and logs: {report['output']}.run/",
     ]
+    if report["simulated"]:
+        lines.append(report["simulated"])
+    lines += [p["summary"] for p in report["passes"]]
+    if report["untreated_layers"]:
+        names = [row["layer"] for row in report["untreated_layers"]]
+        lines.append(f"{', '.join(names)}: {_INSTEAD}")
+    apart = [t for t, row in report["ranges"].items() if row.get("disagree")]
+    if apart:
+        lines.append(
+            f"ranges from samples and from BatchNorm differ by more than a"
+            f" factor of 2 in {len(apart)} of {len(report['ranges'])} tensors"
+            " (report.json names them)"
+        )
     if report["float_operations"]:
         names = sorted({o["operation"] for o in report["float_operations"]})
         lines.append("still float: " + ", ".join(names))

@@ -76,7 +76,7 @@ def load(model, config: config_lib.PipelineConfig) -> SourceModel:
         )
         for port in graph.inputs
     }
-    return SourceModel(graph, layers, domains, _fingerprint(graph))
+    return SourceModel(graph, layers, domains, fingerprint(graph))
 
 
 def _shapes(config: config_lib.PipelineConfig):
@@ -86,7 +86,8 @@ def _shapes(config: config_lib.PipelineConfig):
     return shapes[""] if set(shapes) == {""} else shapes
 
 
-def _fingerprint(graph: ir.Graph) -> str:
+def fingerprint(graph: ir.Graph) -> str:
+    """A hash of a graph's operations, constants and interface, hex."""
     digest = hashlib.sha256()
     for node in graph:
         digest.update(node.definition.SerializeToString(deterministic=True))

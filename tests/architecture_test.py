@@ -3,7 +3,8 @@
 The levels, lowest first; a module may import modules of its own level and of
 those below, never in a circle:
 
-  0  errors, config, qtypes, quiet, progress, samples, files: no TensorFlow
+  0  errors, config, qtypes, quiet, progress, samples, files,
+     layer_store: no TensorFlow
   1  arithmetic and graphs: uniform, observers, graph/*; tflite.flatbuffer,
      which reads and writes the file format and knows nothing else
   2  what a graph tells: bn_*, input_domain, classifier_head,
@@ -11,7 +12,8 @@ those below, never in a circle:
      runs files and so serves calibration above it
   3  synthesis/*, calibration, source_model: from here on Keras; transforms/*,
      of which none imports another (the report's type aside)
-  4  the rest of tflite/*, verify, report, fidelity, sampling
+  4  the rest of tflite/*, verify, report, fidelity, sampling,
+     bn_ranges, passes, simulation, writers
   5  pipeline
   6  command lines
 """
@@ -31,14 +33,15 @@ import pytest
 
 _ROOT = pathlib.Path(__file__).absolute().parent.parent
 _LEVELS = (
-    "dsg_tf errors config qtypes quiet progress samples files",
+    "dsg_tf errors config qtypes quiet progress samples files layer_store",
     "uniform observers weight_scales graph.* tflite.flatbuffer",
     "bn_statistics bn_patterns other_norms input_domain domain_fit"
     " preprocessing classifier_head tflite.interpreter"
     " quantization_points fused_chains fused_patterns linear_layers"
     " channel_paths channel_statistics layer_rows learned_rounding",
     "synthesis.* calibration source_model transforms.*",
-    "tflite.* verify report fidelity sampling",
+    "tflite.* verify report fidelity sampling bn_ranges passes simulation"
+    " writers",
     "pipeline",
     "cli quantize",
 )

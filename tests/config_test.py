@@ -38,12 +38,40 @@ _SYNTHESIS_FAULTS = [
 
 _EXPORT_FAULTS = [
     ("--exporter", {"exporter": "onnx"}, "litert, tflite_converter"),
-    ("--range_method", {"range_method": "max"}, "ema, minmax, mse, percentile"),
+    ("--range_method", {"range_method": "max"}, "bn, ema, minmax, mse"),
     ("--io_type", {"io_type": "int4"}, "float32, int16, int8, uint8"),
-    ("--activation_bits", {"activation_bits": 4}, "8, 16"),
+    ("--activation_bits", {"activation_bits": 9}, "4, 5, 6, 7, 8, 16, 32"),
+    ("--weight_bits", {"weight_bits": 1}, "2, 3, 4, 5, 6, 7, 8"),
+    ("--weight_bits", {"weight_bits": "4"}, "an integer"),
+    ("--weight_rounding", {"weight_rounding": "up"}, "adaround, nearest"),
+    ("--equalize", {"equalize": "yes"}, "True or False"),
+    ("--absorb_bias", {"absorb_bias": 1}, "True or False"),
+    ("--packed", {"packed": True}, "--weight_bits=2, 3 or 4"),
+    (
+        "--packed",
+        {"packed": True, "weight_bits": 4, "activation_bits": 6},
+        "8, 16 or 32",
+    ),
+    ("--io_type", {"io_type": "int8", "activation_bits": 32}, "'float32'"),
+    ("--io_type", {"io_type": "int8", "activation_bits": 4}, "'float32'"),
+    (
+        "--range_method",
+        {"range_method": "mse", "activation_bits": 32},
+        "no range method",
+    ),
+    (
+        "--weight_bits",
+        {"exporter": "tflite_converter", "weight_bits": 4},
+        "8, which is all",
+    ),
+    (
+        "--activation_bits",
+        {"exporter": "tflite_converter", "activation_bits": 32},
+        "8 or 16",
+    ),
     ("--activation_bits", {"activation_bits": 8.0}, "an integer"),
     ("--granularity", {"granularity": "block"}, "channel, tensor"),
-    ("--bias_correction", {"bias_correction": "dfq"}, "empirical, none"),
+    ("--bias_correction", {"bias_correction": "dfq"}, "auto, empirical, none"),
     ("--allow_float_ops", {"allow_float_ops": "yes"}, "True or False"),
     (
         "--range_method",
@@ -54,6 +82,7 @@ _EXPORT_FAULTS = [
 
 _PIPELINE_FAULTS = [
     ("--verify_samples", {"verify_samples": 0}, "an integer >= 1"),
+    ("--resume", {"resume": "no"}, "True or False"),
     ("--min_agreement", {"min_agreement": 1.5}, "from 0 to 1"),
     ("--min_agreement", {"min_agreement": math.nan}, "from 0 to 1"),
     ("--allow_unsafe_ops", {"allow_unsafe_ops": 1}, "True or False"),
@@ -110,6 +139,8 @@ def test_every_choice_and_number_of_a_config_has_a_fault_above():
         *("sample_weight", "batch_weight", "input_weight", "spread_weight"),
         # As use_domain and keep_domain: one loop over _SWITCHES.
         *("normalize_loss", "layerwise_enhancement"),
+        # As equalize and absorb_bias: one loop over _EXPORT_SWITCHES.
+        "keep_first_last_8bit",
     }
     tested = {name for _, _, fields, _ in _FAULTS for name in fields}
     known = {
@@ -220,3 +251,37 @@ def test_samples_may_be_a_path_object():
     given = config.PipelineConfig(samples=pathlib.Path("folder") / "a.npz")
     text = str(pathlib.Path("folder") / "a.npz")
     assert json.loads(config.to_json(given))["samples"] == text
+
+
+class TestRecipes:
+    def test_default_config_is_balanced(self):
+        assert config.ExportConfig.of("balanced") == config.ExportConfig()
+
+    @pytest.mark.parametrize(
+        ("recipe", "changes", "equalize", "rounding"),
+        [
+            (
+                "fast",
+                {"granularity": "tensor", "weight_bits": 4},
+                False,
+                "nearest",
+            ),
+            ("balanced", {"granularity": "tensor"}, True, "nearest"),
+            ("balanced", {"weight_bits": 4}, False, "adaround"),
+            ("best", {}, False, "adaround"),
+            ("best", {"weight_rounding": "nearest"}, False, "nearest"),
+            (
+                "best",
+                {"granularity": "tensor", "equalize": False},
+                False,
+                "adaround",
+            ),
+        ],
+    )
+    def test_choose_and_give_way(self, recipe, changes, equalize, rounding):
+        made = config.ExportConfig.of(recipe, **changes)
+        assert (made.equalize, made.weight_rounding) == (equalize, rounding)
+
+    def test_unknown_one_is_refused(self):
+        with pytest.raises(errors.UserError, match="balanced, best, fast"):
+            config.ExportConfig.of("slow")

@@ -9,6 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tensorflow.core.framework import node_def_pb2
 
+from dsg_tf import qtypes
 from dsg_tf.graph import frozen, ir
 
 
@@ -70,6 +71,45 @@ class TestNode:
         assert (node.inputs, changed.inputs) == (("x:0",), ("y:0",))
         assert list(node.definition.input) == ["x", "^init"]
         assert node.with_inputs(["y:0"], name="b").name == "b"
+
+    def test_a_new_one_has_the_attributes_that_were_asked_for(self):
+        node = ir.Node.of(
+            "y",
+            "MatMul",
+            ["x", "w:0"],
+            T=tf.float32,
+            transpose_b=True,
+            padding="SAME",
+            axis=3,
+        )
+        assert (node.name, node.op) == ("y", "MatMul")
+        assert node.inputs == ("x:0", "w:0")
+        assert node.attr("T") == tf.float32.as_datatype_enum
+        # A truth value is an integer in Python, but not in a NodeDef.
+        assert node.definition.attr["transpose_b"].WhichOneof("value") == "b"
+        assert node.attr("transpose_b") is True
+        assert node.attr("padding") == "SAME"
+        assert node.attr("axis") == 3
+
+    @pytest.mark.parametrize(
+        "value",
+        [
+            np.arange(6, dtype=np.float32).reshape(2, 3),
+            np.float64(0.1),
+            np.zeros((0, 2), np.int32),
+            np.array([True, False]),
+        ],
+        ids=["float32", "scalar", "empty", "bool"],
+    )
+    def test_a_constant_has_its_value_and_type(self, value):
+        graph = ir.Graph.build(
+            [ir.Node.constant("c", value)], inputs=[], outputs=[_port("c:0")]
+        )
+        literal = graph.literal("c:0")
+        np.testing.assert_array_equal(literal, value)
+        assert literal.dtype == graph.dtype("c:0").as_numpy_dtype
+        assert literal.dtype == value.dtype
+        assert graph.shape("c:0") == value.shape
 
 
 class TestBuild:
@@ -236,6 +276,60 @@ class TestConstants:
         root = next(n for n in graph if n.op == "Sqrt")
         np.testing.assert_array_equal(graph.literal(root.inputs[0]), [1.0, 2.0])
         assert graph.literal(root.output) is None
+
+
+class TestKnowledge:
+    """What a graph knows of its tensors beside its nodes."""
+
+    _MOMENTS = ir.Moments(np.array([1.0, -2.0]), np.array([0.5, 3.0]))
+    _GRID = qtypes.QuantParams([1.0], [0], -7, 7)
+
+    def _graph(self):
+        return ir.Graph.build(
+            _relus({"a": ["x"], "b": ["a"], "c": ["x"]}),
+            inputs=[_port("x:0", "x")],
+            outputs=[_port("b:0")],
+            moments=dict.fromkeys(["a:0", "b:0", "c:0"], self._MOMENTS),
+            weight_grids=dict.fromkeys(["a:0", "c:0"], self._GRID),
+        )
+
+    def test_goes_with_the_nodes(self):
+        graph = self._graph()
+        assert set(graph.nodes) == {"x", "a", "b"}
+        assert set(graph.moments) == {"a:0", "b:0"}
+        assert set(graph.weight_grids) == {"a:0"}
+
+    def test_stays_with_the_nodes_that_stay(self):
+        graph = self._graph()
+        changed = graph.replace_nodes({"b": graph["b"].with_inputs(["x:0"])})
+        assert set(changed.moments) == {"b:0"}
+        assert not changed.weight_grids
+        assert set(graph.moments) == {"a:0", "b:0"}
+
+    def test_can_be_given_anew(self):
+        graph = self._graph()
+        moments = {"b:0": self._MOMENTS, "c:0": self._MOMENTS}
+        changed = graph.replace_nodes({}, moments=moments, weight_grids={})
+        assert set(changed.moments) == {"b:0"}
+        assert not changed.weight_grids
+        assert set(graph.replace_nodes({}).weight_grids) == {"a:0"}
+
+    def test_is_nothing_at_first(self):
+        graph = _build({"a": ["x"]}, "a:0")
+        assert graph.moments == graph.weight_grids == {}
+
+    def test_moments_follow_a_scale_and_a_shift(self):
+        """As samples of that mean and deviation do."""
+        samples = self._MOMENTS.mean + self._MOMENTS.deviation * np.array(
+            [[-1.0], [1.0]]
+        )
+        scale, shift = np.array([-4.0, 0.5]), np.array([3.0, -1.0])
+        for moments, moved in (
+            (self._MOMENTS.scaled(scale), samples * scale),
+            (self._MOMENTS.shifted(shift), samples + shift),
+        ):
+            np.testing.assert_allclose(moments.mean, moved.mean(axis=0))
+            np.testing.assert_allclose(moments.deviation, moved.std(axis=0))
 
 
 class TestPassThrough:

@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 import tiny_graphs
 import tiny_models
+from tensorflow.core.protobuf import saved_model_pb2
 
 from dsg_tf import errors, qtypes, uniform
 from dsg_tf.graph import frozen, ir, loading, writing
@@ -82,6 +83,17 @@ def test_ports_and_nodes_keep_names_types_and_open_batch(tmp_path):
     assert again.outputs == graph.outputs
     assert again.text() == graph.text()
     assert "FakeQuantWithMinMaxVars" in again.text()
+
+
+def test_the_signature_tells_the_shapes(tmp_path):
+    """What serving systems read, who never look into the graph."""
+    writing.save(_two_inputs(), tmp_path / "model")
+    written = saved_model_pb2.SavedModel.FromString(
+        (tmp_path / "model" / "saved_model.pb").read_bytes()
+    )
+    signature = written.meta_graphs[0].signature_def["serving_default"]
+    shape = signature.inputs["y"].tensor_shape
+    assert tf.TensorShape(shape).as_list() == [None, 3]
 
 
 @pytest.mark.parametrize(
@@ -180,7 +192,8 @@ def _folder(path: pathlib.Path) -> None:
 
 
 def _link(path: pathlib.Path) -> None:
-    path.symlink_to(path.parent)
+    writing.save(_two_inputs(), path.with_name("original"))
+    path.symlink_to(path.with_name("original"))
 
 
 @pytest.mark.parametrize("make", [_file, _folder, _link])

@@ -10,7 +10,7 @@ import tensorflow as tf
 import tflite_nets
 import tiny_graphs
 
-from dsg_tf import calibration, qtypes, uniform, verify
+from dsg_tf import calibration, linear_layers, qtypes, uniform, verify
 from dsg_tf.graph import frozen, ir, loading
 from dsg_tf.tflite import interpreter
 from dsg_tf.transforms import insert_fake_quant
@@ -87,6 +87,18 @@ def test_rounding_is_that_of_uniform_at_every_width(bits, symmetric):
         )
         assert len(report.applied) == 1
         _check_same(found[::-1, 0], x, grid)
+
+
+def test_pixels_between_two_codes_go_to_the_even_one_as_in_kernels():
+    """Those of [-1, 1] all lie there, at 8 bits, and float32 blurs it."""
+    grid = _grid(-1, 1, bits=8)
+    pixels = np.arange(256, dtype=np.float32) / np.float32(127.5) - 1
+    x = pixels[:, np.newaxis]
+    (found,), _ = _insert(lambda v: tf.reverse(v, [0]), x, grid)
+    steps = x * (1 / grid.scale[0])  # As XNNPACK does.
+    expected = np.clip(np.rint(steps), -128, 127) * grid.scale[0]
+    # Two products, and 3 ulp of the FakeQuant behind them.
+    np.testing.assert_allclose(found[::-1], expected, atol=4e-7)
 
 
 @pytest.mark.parametrize("bits", [4, 8])
@@ -225,6 +237,53 @@ def test_constant_operands_are_rounded_to_the_width_of_the_result():
     )
     (found,), _ = _insert(lambda x: vector * x, ones, fine, mul=_grid(-7, 8))
     assert found[0].tolist() == [0, 0, -1, 0]  # Steps of one.
+
+
+@pytest.mark.parametrize("reshaped", [False, True])
+def test_biases_lie_on_the_grid_of_integers(reshaped):
+    bias = np.float32([0.3, -0.2, 0.04, 5.0])
+    bias = bias.reshape(1, 1, 1, 4) if reshaped else bias
+    # The last channel is dead: its bias has a step of next to nothing.
+    kernel = np.float32([[[[0.5, -0.25, 1.0, 0.0]]]])
+    graph = tiny_graphs.freeze(
+        lambda x: tf.nn.conv2d(x, kernel, 1, "SAME") + bias, (1, 1, 1, 1)
+    )
+    (layer,) = linear_layers.find(graph)
+    weights = qtypes.QuantParams([0.5, 0.25, 1.0, 1e-9], [0] * 4, -127, 127, 0)
+    graph = graph.replace_nodes({}, weight_grids={layer.kernel_tensor: weights})
+    grids = {"x:0": _grid(0, 1.5), "add:0": _grid(-8, 8, bits=16)}
+    simulated, report = insert_fake_quant.insert(graph, grids)
+    (layer,) = linear_layers.find(simulated)
+    # Steps are a tenth of the weights'.
+    expected = [0.3, -0.2, 0.0, 5.0]
+    np.testing.assert_allclose(layer.bias, expected, rtol=1e-6)
+    assert simulated.shape(layer.bias_tensor) == bias.shape
+    assert report.measured == {"rounded_biases": 1}
+
+
+def test_a_bias_is_left_where_a_scale_before_the_layer_goes_into_it():
+    """Its weights in the .tflite are others, and so is the bias's step."""
+    kernel = np.float32([[[[0.5]]]])
+    graph = tiny_graphs.freeze(
+        lambda x: tf.nn.conv2d(0.1 * x, kernel, 1, "SAME") + np.float32([0.3]),
+        (1, 8, 8, 1),
+    )
+    (layer,) = linear_layers.find(graph)
+    weights = qtypes.QuantParams(0.5, 0, -127, 127)
+    graph = graph.replace_nodes({}, weight_grids={layer.kernel_tensor: weights})
+    grids = {"x:0": _grid(0, 1.5), "add:0": _grid(-8, 8)}
+    _, report = insert_fake_quant.insert(graph, grids)
+    assert report.measured == {"rounded_biases": 0}
+
+
+def test_a_bias_behind_weights_off_the_grid_is_left():
+    graph = tiny_graphs.freeze(
+        lambda x: x @ np.float32([[0.3]]) + np.float32([0.1234]), (None, 1)
+    )
+    grids = {"x:0": _grid(0, 1.5), "add:0": _grid(-8, 8)}
+    simulated, _ = insert_fake_quant.insert(graph, grids)
+    (layer,) = linear_layers.find(simulated)
+    assert layer.bias.tolist() == np.float32([0.1234]).tolist()
 
 
 def test_divisors_are_rounded_as_the_factors_they_become():

@@ -12,7 +12,16 @@ import tensorflow as tf
 import tiny_models
 
 import dsg_tf
-from dsg_tf import config, errors, fidelity, pipeline, samples, source_model
+from dsg_tf import (
+    config,
+    errors,
+    fidelity,
+    learned_rounding,
+    pipeline,
+    samples,
+    source_model,
+    writers,
+)
 from dsg_tf.tflite import flatbuffer, interpreter
 
 _TINY = config.SynthesisConfig(num_samples=6, batch_size=4, steps=4)
@@ -316,6 +325,189 @@ def test_bias_correction_can_be_turned_off(model, default_run, tmp_path):
     assert result.output.read_bytes() != default_run.output.read_bytes()
 
 
+# ---- widths, rounding, equalization
+
+
+def _weight_tensors(view: flatbuffer.Model) -> list[flatbuffer.Tensor]:
+    """The integers; in a weight-only file a DEQUANTIZE reads them."""
+    indices = [
+        op.inputs[1]
+        for op in view.ops
+        if op.name in ("CONV_2D", "FULLY_CONNECTED")
+    ]
+    producers = [view.producers.get(index) for index in indices]
+    return [
+        view.tensors[producer.inputs[0] if producer else index]
+        for index, producer in zip(indices, producers, strict=True)
+    ]
+
+
+def _weight_codes(result: pipeline.Result) -> list[np.ndarray]:
+    view = flatbuffer.read(result.output.read_bytes())
+    return [view.constant(t).astype(int) for t in _weight_tensors(view)]
+
+
+@pytest.mark.parametrize(
+    ("weight_bits", "activation_bits", "packed", "dtype"),
+    [
+        (4, 8, False, "int8"),
+        (4, 8, True, "int4"),
+        (3, 16, True, "int4"),
+        (6, 8, False, "int8"),
+        (2, 32, False, "int8"),
+    ],
+)
+def test_widths_are_written_bit_exactly(
+    model, default_run, tmp_path, weight_bits, activation_bits, packed, dtype
+):
+    result = _quantize(
+        model,
+        tmp_path,
+        weight_bits=weight_bits,
+        activation_bits=activation_bits,
+        packed=packed,
+        samples=str(default_run.run_folder / "samples.npz"),
+    )
+    assert result.report["read_back"]["integers"] > 500
+    assert result.report["untreated_layers"] == []
+    qmax = 2 ** (weight_bits - 1) - 1
+    for codes in _weight_codes(result):
+        assert np.abs(codes).max() == qmax
+    view = flatbuffer.read(result.output.read_bytes())
+    assert {t.dtype for t in _weight_tensors(view)} == {dtype}
+
+
+def test_first_and_last_layer_can_keep_8_bits(model, default_run, tmp_path):
+    result = _quantize(
+        model,
+        tmp_path,
+        weight_bits=3,
+        keep_first_last_8bit=True,
+        samples=str(default_run.run_folder / "samples.npz"),
+    )
+    found = [np.abs(codes).max() for codes in _weight_codes(result)]
+    assert found == [127, 3, 127]
+
+
+def test_learned_rounding_is_no_worse_in_any_layer(
+    model, default_run, tmp_path
+):
+    result = _quantize(
+        model,
+        tmp_path,
+        weight_bits=3,
+        weight_rounding="adaround",
+        samples=str(default_run.run_folder / "samples.npz"),
+    )
+    (rows,) = [
+        p["rows"] for p in result.report["passes"] if p["pass"] == "adaround"
+    ]
+    assert len(rows) == 3
+    for row in rows:
+        assert 0 <= row["error"] <= row["nearest_error"]
+    assert sum(row["error"] < row["nearest_error"] for row in rows) >= 2
+    assert [p.name for p in result.run_folder.iterdir()] == ["report.json"]
+
+
+@pytest.mark.parametrize("bias_correction", ["analytic", "auto"])
+def test_dfq_without_samples_of_its_own(
+    model, default_run, tmp_path, bias_correction
+):
+    result = _quantize(
+        model,
+        tmp_path,
+        granularity="tensor",
+        equalize=True,
+        absorb_bias=True,
+        range_method="bn",
+        bias_correction=bias_correction,
+        samples=str(default_run.run_folder / "samples.npz"),
+    )
+    _check(result, least_sqnr_db=10.0)
+    passes = [p["pass"] for p in result.report["passes"]]
+    assert passes == [
+        "fold_batch_norm",
+        "cross_layer_equalization",
+        "bias_absorption",
+        "round_weights",
+        "bias_correction",
+    ]
+    ranges = result.report["ranges"].values()
+    # Two layers, each merged with its ReLU, and the mean of the second.
+    assert sum("batch_norm" in row for row in ranges) == 3
+
+
+def test_other_activation_widths_are_simulated(model, default_run, tmp_path):
+    found = {}
+    for bits in (4, 7):
+        output = tmp_path / f"simulated{bits}"
+        result = dsg_tf.quantize_model(
+            model,
+            output=output,
+            config=_config(
+                activation_bits=bits,
+                samples=str(default_run.run_folder / "samples.npz"),
+            ),
+        )
+        assert "8 and 16 bits" in result.report["simulated"]
+        found[bits] = min(
+            row["sqnr_db"] for row in result.report["outputs"].values()
+        )
+        loaded = tf.saved_model.load(str(output))
+        ops = {
+            op.type
+            for op in loaded.signatures[
+                "serving_default"
+            ].graph.get_operations()
+        }
+        assert "FakeQuantWithMinMaxVars" in ops
+    # A bit is 6 dB.
+    assert found[7] > found[4] + 6
+
+
+class _Kill(Exception):
+    pass
+
+
+def test_a_killed_rounding_goes_on(model, default_run, tmp_path, monkeypatch):
+    settings = {
+        "weight_bits": 3,
+        "weight_rounding": "adaround",
+        "samples": str(default_run.run_folder / "samples.npz"),
+    }
+    learned = []
+    whole = learned_rounding.learn
+
+    def learn(*arguments, **options):
+        if len(learned) == 2:
+            raise _Kill
+        learned.append(arguments[0].shape)
+        return whole(*arguments, **options)
+
+    monkeypatch.setattr(learned_rounding, "learn", learn)
+    with pytest.raises(_Kill):
+        _quantize(model, tmp_path, **settings)
+    assert not (tmp_path / "model.tflite").exists()
+    learned[:] = learned[:1]
+    result = _quantize(model, tmp_path, **settings)
+    assert len(learned) == 2  # The third layer alone.
+    monkeypatch.undo()
+    other = tmp_path / "other"
+    other.mkdir()
+    again = _quantize(model, other, **settings)
+    assert result.output.read_bytes() == again.output.read_bytes()
+
+
+def test_noresume_begins_anew(model, tmp_path):
+    _quantize(model, tmp_path)
+    packed = tmp_path / "model.tflite.run" / "samples.npz"
+    before = packed.stat().st_mtime_ns
+    _quantize(model, tmp_path)
+    assert packed.stat().st_mtime_ns == before
+    _quantize(model, tmp_path, resume=False)
+    assert packed.stat().st_mtime_ns > before
+
+
 # ---- options of the samples
 
 
@@ -518,7 +710,7 @@ def test_file_that_fails_its_read_back_is_not_left_there(
     def fail(content, requested):
         raise ValueError("scale 3 is not what was asked for")
 
-    monkeypatch.setattr(pipeline.readback, "check", fail)
+    monkeypatch.setattr(writers.readback, "check", fail)
     with pytest.raises(ValueError, match="scale 3"):
         _quantize(
             model,

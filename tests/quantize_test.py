@@ -104,6 +104,24 @@ _BAD = {
         ("--activation_bits=16", "--io_type=int8"),
         "--io_type",
     ),
+    "weight bits": ("good", ("--weight_bits=1",), "--weight_bits: got 1"),
+    "activation bits": (
+        "good",
+        ("--activation_bits=12",),
+        "--activation_bits: got 12.*4, 5, 6, 7, 8, 16, 32",
+    ),
+    "simulation as tflite": (
+        "good",
+        ("--activation_bits=6",),
+        "--output.*6-bit.*folder.*SavedModel",
+    ),
+    "packed bytes": ("good", ("--packed",), "--packed.*--weight_bits=2, 3"),
+    "recipe": ("good", ("--recipe=turbo",), "balanced, best, fast"),
+    "low bits, converter": (
+        "good",
+        ("--exporter=tflite_converter", "--weight_bits=4"),
+        "--weight_bits.*tflite_converter.*--exporter=litert",
+    ),
     "method": ("good", ("--method=gan",), "--method: got 'gan'.*dsg, noise"),
     "count": ("good", ("--num_samples=0",), "--num_samples: got 0"),
     "range": ("good", ("--input_range=1,0",), "--input_range"),
@@ -283,16 +301,24 @@ def test_wrong_shape_is_refused(text):
 
 
 @pytest.mark.parametrize(
-    ("model", "name"),
+    ("model", "bits", "name"),
     [
-        ("a/net.keras", "net_int8.tflite"),
-        ("a/net.h5", "net_int8.tflite"),
-        ("a/net_v1.0/", "net_v1.0_int8.tflite"),
-        ("net", "net_int8.tflite"),
+        ("a/net.keras", (8, 8), "net_int8.tflite"),
+        ("a/net.h5", (8, 8), "net_int8.tflite"),
+        ("a/net_v1.0/", (8, 8), "net_v1.0_int8.tflite"),
+        ("net", (8, 8), "net_int8.tflite"),
+        ("net", (4, 8), "net_w4a8.tflite"),
+        ("net", (8, 16), "net_w8a16.tflite"),
+        ("net", (3, 32), "net_w3a32.tflite"),
+        ("net.keras", (8, 6), "net_w8a6_simulated"),
     ],
 )
-def test_default_output_is_named_after_the_model(model, name):
-    assert quantize.default_output(model) == name
+def test_default_output_is_named_after_the_model_and_widths(model, bits, name):
+    weight_bits, activation_bits = bits
+    export = config.ExportConfig(
+        weight_bits=weight_bits, activation_bits=activation_bits
+    )
+    assert quantize.default_output(model, export) == name
 
 
 def test_every_flag_is_in_one_group_of_the_help():

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 import dsg_tf
-from dsg_tf import config, report, verify
+from dsg_tf import config, qtypes, report, verify, writers
+from dsg_tf.transforms import pass_report
 
 
 def _fidelity(**changes) -> verify.Fidelity:
@@ -36,6 +37,10 @@ def _report(*, agreement=0.9, minimum=0.0, float_operations=(), layers=None):
         "size_bytes": {"float": 4000, "integer": 1200},
         "seconds": {"total": 12.3},
         "float_operations": list(float_operations),
+        "simulated": None,
+        "passes": [],
+        "untreated_layers": [],
+        "ranges": {},
         "agreement": agreement,
         "layers": layers,
         "outputs": {
@@ -137,6 +142,20 @@ def test_screen_keeps_lines_whole_and_brackets_as_they_are(capsys):
     assert "[bold]" + "x" * 200 + ": 1 kB" in capsys.readouterr().out
 
 
+_PASS = pass_report.PassReport(
+    "bias_absorption",
+    (
+        pass_report.Row("a", True, measured={"relative_change": 0.01}),
+        pass_report.Row("b", False, "no bias"),
+    ),
+)
+_RANGES = {
+    "alone": (qtypes.TensorRange(0, 1), None),
+    "alike": (qtypes.TensorRange(0, 1), qtypes.TensorRange(0, 1.9)),
+    "apart": (qtypes.TensorRange(-1, 1), qtypes.TensorRange(-0.4, 0.5)),
+}
+
+
 class _Source:
     """What `report.build` reads of a model."""
 
@@ -155,10 +174,17 @@ def _build(**changes):
         "output": "net.tflite",
         "calibrated_with": 64,
         "verified_on": 16,
-        "float_size_bytes": 10,
-        "size_bytes": 4,
-        "readback": None,
-        "float_ops": (("SIN", "a/Sin"),),
+        "prepared": types.SimpleNamespace(
+            reports=(_PASS,), untreated=(("mix", "Einsum"),)
+        ),
+        "written": writers.Written(
+            b"ints",
+            4,
+            b"0123456789",
+            float_ops=(("SIN", "a/Sin"),),
+            ranges=_RANGES,
+            unmatched=("scaled",),
+        ),
         "outputs": {"a": _fidelity(), "b": _fidelity(top1_agreement=0.6)},
         "layers": [],
         "seconds": {"load": 1.25, "samples": 2.5},
@@ -176,6 +202,36 @@ def test_report_holds_the_version_and_the_whole_config():
         {"operation": "SIN", "tensor": "a/Sin"}
     ]
     assert built["seconds"]["total"] == 3.75
+
+
+def test_report_holds_the_rows_of_the_passes_and_what_they_cannot_treat():
+    built = _build()
+    (rows,) = [p["rows"] for p in built["passes"]]
+    assert rows == [
+        {"layer": "a", "applied": True, "reason": "", "relative_change": 0.01},
+        {"layer": "b", "applied": False, "reason": "no bias"},
+    ]
+    names = [row["layer"] for row in built["untreated_layers"]]
+    assert names == ["mix", "scaled"]
+    (line,) = [t for t in report.summary(built) if "mix, scaled" in t]
+    assert "rounded to nearest" in line
+
+
+def test_ranges_that_differ_by_more_than_a_factor_of_2_are_flagged():
+    built = _build()
+    assert built["ranges"]["alone"] == {"samples": [0, 1]}
+    flags = {t: r.get("disagree") for t, r in built["ranges"].items()}
+    assert flags == {"alone": None, "alike": False, "apart": True}
+    assert "in 1 of 3 tensors" in " ".join(report.summary(built))
+
+
+def test_a_simulation_says_why_it_is_no_tflite():
+    settings = config.PipelineConfig(
+        export=config.ExportConfig(activation_bits=4)
+    )
+    built = _build(config=settings, written=writers.Written(b"", 4))
+    assert "8 and 16 bits only" in " ".join(report.summary(built))
+    assert built["size_bytes"] == {"float": None, "integer": 4}
 
 
 def test_least_output_decides():

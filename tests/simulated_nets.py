@@ -86,6 +86,9 @@ MERGES = {
         tf.matmul(tf.reshape(x, [1, 32, 8]), _draw(1, 8, 8)) + _V
     ),
     "maximum_0": lambda x: tf.maximum(_conv(x), 0.0),
+    "mean_clipped_to_unit": lambda x: tf.clip_by_value(
+        tf.reduce_mean(x, [1, 2]), -1.0, 1.0
+    ),
     "mean_relu": lambda x: tf.nn.relu(tf.reduce_mean(x, [1, 2])),
     "pool_relu": lambda x: tf.nn.relu(tf.nn.avg_pool2d(x, 2, 2, "SAME")),
     "relu_twice": lambda x: tf.nn.relu6(tf.nn.relu(_conv(x))),

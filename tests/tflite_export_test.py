@@ -9,7 +9,6 @@ import tflite_nets
 
 from dsg_tf import calibration, errors, qtypes, uniform, verify
 from dsg_tf.tflite import (
-    bias_correction,
     convert,
     export,
     flatbuffer,
@@ -25,15 +24,12 @@ from dsg_tf.tflite import (
 _NOT_16 = {"hard_swish", "layer_norm", "space_to_depth"}
 
 
-def _exported(name, *, samples=None, corrected=False, **options):
+def _exported(name, *, samples=None, **options):
     model = tflite_nets.float_tflite(name)
     samples = samples or tflite_nets.samples()
     return export.export(
         model,
         calibration.calibrate(model, samples),
-        input_means=(
-            bias_correction.input_means(model, samples) if corrected else None
-        ),
         **options,
     )
 
@@ -58,7 +54,7 @@ def _op_names(model):
 
 @pytest.mark.parametrize("name", sorted(tflite_nets.NETS))
 def test_8_bit_files_hold_what_was_asked_and_are_near(name):
-    exported = _exported(name, corrected=True)
+    exported = _exported(name)
     found = readback.check(exported.model, exported.requested)
     assert found.max_scale_error == 0
     assert found.float_ops == 0
@@ -70,7 +66,7 @@ def test_8_bit_files_hold_what_was_asked_and_are_near(name):
 
 @pytest.mark.parametrize("name", sorted(set(tflite_nets.NETS) - _NOT_16))
 def test_16_bit_files_hold_what_was_asked_and_are_near(name):
-    exported = _exported(name, corrected=True, activation_bits=16)
+    exported = _exported(name, activation_bits=16)
     found = readback.check(exported.model, exported.requested)
     assert found.max_scale_error == 0
     assert found.float_ops == 0
@@ -412,6 +408,5 @@ def test_inputs_and_outputs_keep_names_and_order():
 
 def test_equal_inputs_give_equal_bytes():
     assert (
-        _exported("squeeze_excite", corrected=True).model
-        == _exported("squeeze_excite", corrected=True).model
+        _exported("squeeze_excite").model == _exported("squeeze_excite").model
     )

@@ -11,7 +11,6 @@ import tflite_nets
 
 from dsg_tf import calibration, qtypes, uniform, verify
 from dsg_tf.tflite import (
-    bias_correction,
     convert,
     export,
     flatbuffer,
@@ -296,35 +295,6 @@ def test_weight_only_leaves_all_else_as_it_was(name, packed):
         for key, values in reference.items():
             error = np.abs(found[key] - values).max() / np.abs(values).max()
             assert error < _FLOAT_ERROR
-
-
-def test_weight_only_biases_are_corrected_too():
-    model = tflite_nets.float_tflite("conv_dilated")
-    samples = {
-        "x": np.maximum(tflite_nets.samples(20)["x"] + 0.5, 0).astype(
-            np.float32
-        )
-    }
-    reference = interpreter.Interpreter(model).run(samples)["output_0"]
-    shift = {}
-    for corrected in (False, True):
-        means = (
-            bias_correction.input_means(model, samples) if corrected else None
-        )
-        exported = export.export(
-            model,
-            {},
-            activation_bits=32,
-            options=weights.Options(bits=3),
-            input_means=means,
-        )
-        readback.check(exported.model, exported.requested)
-        found = interpreter.Interpreter(exported.model).run(samples)
-        error = (found["output_0"] - reference).astype(np.float64)
-        shift[corrected] = np.abs(error.mean(axis=(0, 1, 2))).max()
-    # float32 convolutions and a float32 bias.
-    assert shift[True] < 1e-5
-    assert shift[False] > 1e-2
 
 
 def _with_a_dead_channel():

@@ -240,7 +240,9 @@ def batches(
     """
     function = to_function(graph, tensors)
     for feeds, keep in fed(graph.inputs, samples, size):
-        yield [value.numpy()[keep] for value in function(*feeds)]
+        with in_fixed_order():
+            values = function(*feeds)
+        yield [value.numpy()[keep] for value in values]
 
 
 def fed(
@@ -257,7 +259,7 @@ def fed(
       A tensor for each input, and which of its rows to keep: a fixed batch
       that the samples do not fill holds the last one again.
     """
-    fixed = {port.shape[0] for port in inputs} - {None}
+    fixed = {port.shape[0] for port in inputs if port.shape} - {None}
     size = next(iter(fixed), size)
     total = len(samples[inputs[0].name])
     for start in range(0, total, size):

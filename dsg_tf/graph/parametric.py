@@ -73,4 +73,6 @@ class Parametric:
             # In each round: others may have changed them in between.
             for tensor, value in constants.items():
                 self._variables[tensor].assign(value)
-            yield [v.numpy()[keep] for v in function(*feeds)]
+            with frozen.in_fixed_order():
+                values = function(*feeds)
+            yield [value.numpy()[keep] for value in values]

@@ -53,7 +53,7 @@ def save(graph: ir.Graph, path: str | os.PathLike) -> None:
     saved_model = saved_model_pb2.SavedModel(
         saved_model_schema_version=1, meta_graphs=[_meta_graph(graph)]
     )
-    _check(path)
+    check(path)
     try:
         with tempfile.TemporaryDirectory(
             dir=path.parent, prefix=f".{path.name}."
@@ -71,8 +71,18 @@ def save(graph: ir.Graph, path: str | os.PathLike) -> None:
         ) from error
 
 
-def _check(path: pathlib.Path) -> None:
-    """Refuses to replace anything but a SavedModel or an empty folder."""
+def check(path: str | os.PathLike) -> None:
+    """Refuses a place where `save` would not write.
+
+    It replaces a SavedModel or an empty folder, and nothing else.
+
+    Args:
+      path: the folder.
+
+    Raises:
+      errors.UserError: there is something else, or no folder to write in.
+    """
+    path = pathlib.Path(path).absolute()
     if not path.parent.is_dir():
         raise errors.UserError(
             str(path),

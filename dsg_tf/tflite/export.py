@@ -18,7 +18,6 @@ from litert_quantizer import algorithm_manager, quantizer
 
 from dsg_tf import errors, qtypes, quiet, uniform
 from dsg_tf.tflite import (
-    bias_correction,
     convert,
     flatbuffer,
     plan,
@@ -72,7 +71,6 @@ def export(
     activation_bits: int = 8,
     io_type: str = "float32",
     options: weights.Options | None = None,
-    input_means: Mapping[str, np.ndarray] | None = None,
     allow_float_ops: bool = False,
 ) -> Exported:
     """Quantizes a float .tflite on our own ranges.
@@ -86,8 +84,6 @@ def export(
       io_type: type of inputs and outputs; see `convert.check_io_type`.
       options: how weights are quantized; by default 8 bits, per channel,
         min-max.
-      input_means: by `bias_correction.input_means`, to correct the biases for
-        the rounding of the weights; None leaves the biases as they are.
       allow_float_ops: whether operations without an integer form may stay
         float, between a DEQUANTIZE and a QUANTIZE.
 
@@ -107,12 +103,6 @@ def export(
     planned = plan.make(
         view, ranges, chosen=chosen, activation_bits=activation_bits
     )
-    if input_means is not None:
-        view = bias_correction.corrected(view, planned.weights, input_means)
-        # Biases bound weight scales from below, so that all is planned anew.
-        planned = plan.make(
-            view, ranges, chosen=chosen, activation_bits=activation_bits
-        )
     _put_weights_on_grid(view, planned)
     model = _quantize(
         stand_ins.disguised(flatbuffer.write(view.raw), activation_bits),

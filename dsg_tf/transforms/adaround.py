@@ -95,13 +95,16 @@ def adaround(
       True
     """
     config = config or learned_rounding.Config()
+    # A layer without a bias gets one, and its operation another name for it.
+    nodes = {x.output: x.node for x in linear_layers.find(graph)}
     graph = linear_layers.with_own_constants(graph)
-    layers = [x for x in linear_layers.find(graph) if x.node in grids]
+    layers = [x for x in linear_layers.find(graph) if nodes[x.output] in grids]
     prefix = _Prefix(graph, layers, samples)
     edit = linear_layers.Edit(graph)
     rows = []
     for number, layer in enumerate(layers):
-        grid = grids[layer.node]
+        node = nodes[layer.output]
+        grid = grids[node]
         reason = layer_rows.reason_against(layer)
         if reason:
             values = uniform.fake_quantize(layer.rows(), grid)
@@ -110,13 +113,13 @@ def adaround(
                 layer.name, False, f"{reason}; rounded to nearest"
             )
         else:
-            done = store.get(layer.node) if store is not None else None
+            done = store.get(node) if store is not None else None
             if done is None:
                 done = _rounded(
                     graph, layer, grid, prefix, config, [seed, number]
                 )
                 if store is not None:
-                    store.put(layer.node, done)
+                    store.put(node, done)
             kernel, bias = done["kernel"], done["bias"]
             names = ("nearest_error", "error", "steps")
             row = pass_report.Row(
@@ -190,18 +193,20 @@ class _Prefix:
         self, layer: linear_layers.LinearLayer
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """(input behind rounded layers, float output), a batch at a time."""
-        function = self._runner.function([layer.input, layer.output])
+        # Not `layer.output`: what stands before the bias may move positions.
+        tensors = [layer.input, self._graph[layer.node].output]
+        function = self._runner.function(tensors)
         rounded = self._runner.values(function, self._samples, self._values)
         wanted = self._runner.values(
             function, self._samples, self._float_values
         )
         for (x, _), (_, y) in zip(rounded, wanted, strict=True):
-            yield x, y
+            yield x, y + self._float_values[layer.bias_tensor]
 
     def share(self, layer: linear_layers.LinearLayer) -> float:
         """Share of the layer's positions whose rows are within the bounds."""
         count = len(next(iter(self._samples.values())))
-        shape = self._graph.shape(layer.output)
+        shape = self._graph.shape(self._graph[layer.node].output)
         known = [size for size in shape[1:-1] if size is not None]
         positions = count * int(np.prod(known or [1]))
         fitting = _MAX_BYTES // (4 * layer_rows.size(layer))

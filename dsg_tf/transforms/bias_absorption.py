@@ -94,6 +94,8 @@ def _absorbable(
     clips = [op for op in ops if op in ("Relu", "Relu6")]
     if len(clips) != 1 or set(ops) - _CLIPPING - _KEEPING:
         return none, "no ReLU alone stands between"
+    if path.second.op == "Conv2DBackpropInput":
+        return none, "a transposed convolution adds it unevenly"
     moments = graph.moments.get(path.first.output)
     if moments is None:
         return none, "no BN tells the moments of its output"

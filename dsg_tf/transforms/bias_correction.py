@@ -58,7 +58,7 @@ def correct_bias(
             got=repr(method),
             expected="one of " + ", ".join(METHODS),
         )
-    if method != "analytic" and samples is None:
+    if method != "analytic" and not samples:
         raise errors.UserError(
             f"bias correction, method {method}",
             got="no samples",
@@ -66,26 +66,30 @@ def correct_bias(
             remedy="the method analytic needs none",
         )
     graph = linear_layers.with_own_constants(graph)
-    before = {x.node: x for x in linear_layers.find(reference)}
+    # By output: a layer that gets a bias only now has another name for it.
+    before = {x.output: x for x in linear_layers.find(reference)}
     layers = linear_layers.find(graph)
     known = channel_statistics.find(reference)
     means = _Means(graph, layers, before, samples) if samples else None
     edit = linear_layers.Edit(graph)
     rows = []
     for number, layer in enumerate(layers):
-        original = before.get(layer.node)
+        original = before.get(layer.output)
         rounding = None if original is None else layer.kernel - original.kernel
-        shift, row = None, None
+        bias = None
         if rounding is None or not rounding.any():
             row = pass_report.Row(
                 layer.name, False, "its weights are as before"
             )
         elif method != "empirical" and original.input in known:
             expected = known[original.input].expectation()
-            shift = layer.respond(rounding.astype(np.float64), expected)
+            bias = _bias_of(original) - _mean_response(
+                graph, layer, rounding.astype(np.float64), expected
+            )
             row = pass_report.Row(layer.name, True, "analytic")
         elif method != "analytic":
             shift, relative = means.shift(layer)
+            bias = layer.bias - shift
             row = pass_report.Row(
                 layer.name, True, "empirical", {"relative_shift": relative}
             )
@@ -94,8 +98,7 @@ def correct_bias(
                 layer.name, False, "no BN tells the mean of its input"
             )
         rows.append(row)
-        if shift is not None:
-            bias = layer.bias - shift
+        if bias is not None:
             edit.set(
                 layer,
                 layer.kernel,
@@ -109,6 +112,26 @@ def correct_bias(
     return edit.graph(), pass_report.PassReport("bias_correction", tuple(rows))
 
 
+def _bias_of(layer: linear_layers.LinearLayer) -> np.ndarray:
+    if layer.bias is None:
+        return np.zeros(layer.out_channels, np.float32)
+    return layer.bias
+
+
+def _mean_response(
+    graph: ir.Graph,
+    layer: linear_layers.LinearLayer,
+    kernel: np.ndarray,
+    inputs: np.ndarray,
+) -> np.ndarray:
+    """Mean output of a constant input, borders apart, no bias, (O,)."""
+    response = layer.respond(kernel, inputs)
+    if layer.op != "Conv2DBackpropInput":
+        return response
+    # Each output position meets one in so many taps.
+    return response / np.prod(graph[layer.node].attr("strides"))
+
+
 class _Means:
     """Means of layers' outputs, float and behind corrected layers."""
 
@@ -116,12 +139,9 @@ class _Means:
         self._samples = samples
         self._values, self._float_values = {}, {}
         for layer in layers:
-            original = before.get(layer.node, layer)
-            bias = original.bias
-            if bias is None:
-                bias = np.zeros(layer.out_channels, np.float32)
+            original = before.get(layer.output, layer)
             self._float_values[layer.kernel_tensor] = original.kernel
-            self._float_values[layer.bias_tensor] = bias
+            self._float_values[layer.bias_tensor] = _bias_of(original)
             self._values[layer.kernel_tensor] = layer.kernel
             self._values[layer.bias_tensor] = layer.bias
         self._runner = parametric.Parametric(graph, list(self._values))

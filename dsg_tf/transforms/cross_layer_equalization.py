@@ -244,7 +244,7 @@ def _out_of_reach(
     reached = {name: np.full(len(b), -np.inf) for name, b in bounds.items()}
     for values in frozen.batches(graph, list(tensors.values()), samples):
         for name, value in zip(tensors, values, strict=True):
-            top = value.reshape(-1, value.shape[-1]).max(axis=0)
+            top = value.reshape(-1, len(bounds[name])).max(axis=0)
             reached[name] = np.maximum(reached[name], top)
     return {
         name: bool(np.all(reached[name] < _OUT_OF_REACH * bound))

@@ -56,8 +56,10 @@ def fold_batch_norm(
         count = 0
         for batch_norm in bn_statistics.find(graph):
             layer, reason = _layer_before(graph, batch_norm, layers)
-            name = batch_norm.name
-            rows[name] = pass_report.Row(name, layer is not None, reason)
+            # By output: two in one scope share a name.
+            rows[batch_norm.output] = pass_report.Row(
+                batch_norm.name, layer is not None, reason
+            )
             if layer is not None:
                 _fold(edit, layer, batch_norm)
                 moments[batch_norm.output] = _output_moments(batch_norm)
@@ -121,7 +123,15 @@ def _layer_before(
         return None, f"behind {op}, which has no weights"
     if layer.bias is not None and passed:
         return None, "a reshape stands between bias and BN"
-    if layer.out_channels != batch_norm.num_channels:
+    axis = layer.channel_axis
+    if passed and layer.op != "MatMul" and axis == 1:
+        return None, "a reshape stands between layer and BN"
+    if passed:
+        axis = len(graph.shape(batch_norm.input)) - 1
+    if (layer.out_channels, axis) != (
+        batch_norm.num_channels,
+        batch_norm.channel_axis,
+    ):
         return None, "its channels are not those of the layer"
     if passed and graph.shape(passed[0])[-1] != layer.out_channels:
         return None, "a reshape stands between layer and BN"
@@ -136,22 +146,14 @@ def _read_elsewhere(
     batch_norm: bn_statistics.BatchNorm,
 ) -> bool:
     """Whether anything but the BN reads what lies between both ends."""
-    inside = {ir.node_name(batch_norm.output)}
-    queue = [ir.node_name(batch_norm.output)]
-    while queue:
-        for tensor in graph[queue.pop()].inputs:
-            name = ir.node_name(tensor)
-            if name in inside or graph.is_constant(tensor):
-                continue
-            inside.add(name)
-            if name != layer.node:
-                queue.append(name)
     outputs = {port.tensor for port in graph.outputs}
-    last = ir.node_name(batch_norm.output)
-    for name in inside - {last}:
-        tensor = graph[name].output
-        if tensor in outputs:
-            return True
-        if any(c.name not in inside for c in graph.consumers(tensor)):
-            return True
+    # Every operation leads to an output: what leaves the way gets there.
+    queue, seen = [layer.node], {ir.node_name(batch_norm.output)}
+    while queue:
+        for tensor in graph.output_tensors(graph[queue.pop()]):
+            if tensor in outputs:
+                return True
+            readers = {node.name for node in graph.consumers(tensor)} - seen
+            queue += sorted(readers)
+            seen |= readers
     return False

@@ -23,8 +23,6 @@ from dsg_tf.graph import frozen, ir
 from dsg_tf.transforms import pass_report
 
 _NAME = "insert_fake_quant"
-# The greatest code of a bias, as in `tflite.weights`: half of what int32 has.
-_MAX_BIAS_CODE = 2.0**30
 _POINTS = (points_lib.Kind.OWN, points_lib.Kind.FIXED)
 
 
@@ -94,6 +92,7 @@ def insert(
     found = points_lib.find(graph)
     grids = _all_grids(found, grids)
     editor = _Editor(graph, found.unrounded)
+    fed = {port.tensor for port in graph.inputs}
     rows = []
     for place in found.places.values():
         node = graph.producer(place.tensor).name
@@ -104,7 +103,11 @@ def insert(
             reason = f"{graph.dtype(place.tensor).name}, not float32"
         if applied:
             params = grids[place.of]
-            editor.round_tensor(place.tensor, params)
+            # At 8 bits, pixels that were scaled to [-1, 1] are ties, all of
+            # them: half a step from two codes.
+            editor.round_tensor(
+                place.tensor, params, half_to_even=place.tensor in fed
+            )
             measured = {
                 "bits": _spec(params).bits,
                 "scale": float(params.scale[0]),
@@ -177,10 +180,7 @@ def _all_grids(
 def _prescribed(
     value_range: qtypes.TensorRange, spec: qtypes.QuantSpec
 ) -> qtypes.QuantParams:
-    """The kernels' grid of a range: its step is a power of two.
-
-    At 8 bits a Softmax has scale 1/256, zero point -128: it ends at 255/256.
-    """
+    """The kernels' grid of a range: [0, 1] has scale 1/256, ends at 255/256."""
     if spec.symmetric:
         bound = max(-value_range.min, value_range.max)
         scale = bound / 2 ** (spec.bits - 1)
@@ -214,22 +214,41 @@ class _Editor:
         self._rounded: dict[str, str] = {}
         self._operands: dict[tuple[str, str], str] = {}
 
-    def round_tensor(self, tensor: str, params: qtypes.QuantParams) -> None:
-        """Puts a FakeQuant behind a tensor."""
+    def round_tensor(
+        self, tensor: str, params: qtypes.QuantParams, *, half_to_even: bool
+    ) -> None:
+        """Puts a FakeQuant behind a tensor; by itself it rounds half up."""
         name, _, index = tensor.rpartition(":")
         base = f"{name}/fake_quant" + (f"_{index}" if index != "0" else "")
+        source = tensor
+        if half_to_even:
+            source = self._half_to_even(tensor, base, params.scale[0])
         spec, ends = _spec(params), params.range
         low = self._constant(f"{base}/min", np.float32(ends.min))
         high = self._constant(f"{base}/max", np.float32(ends.max))
         node = ir.Node.of(
             self._free(base),
             "FakeQuantWithMinMaxVars",
-            [tensor, low, high],
+            [source, low, high],
             num_bits=spec.bits,
             # Symmetric grids drop the lowest code.
             narrow_range=spec.symmetric,
         )
         self._rounded[tensor] = self._add(node)
+
+    def _half_to_even(self, tensor: str, base: str, scale: np.float32) -> str:
+        """scale * rint(tensor / scale), not clipped."""
+
+        def times(name: str, tensor: str, factor: np.float32) -> str:
+            operands = [tensor, self._constant(f"{name}/factor", factor)]
+            return self._add(
+                ir.Node.of(self._free(name), "Mul", operands, T=tf.float32)
+            )
+
+        steps = times(f"{base}/steps", tensor, 1 / scale)
+        name = self._free(f"{base}/codes")
+        codes = self._add(ir.Node.of(name, "Round", [steps], T=tf.float32))
+        return times(f"{base}/rounded", codes, scale)
 
     def round_operand(
         self,
@@ -237,13 +256,7 @@ class _Editor:
         values: np.ndarray,
         spec: qtypes.QuantSpec,
     ) -> None:
-        """Replaces a constant where one operation reads it.
-
-        Args:
-          operand: which, and where.
-          values: float32, what it holds.
-          spec: width and symmetry of its grid.
-        """
+        """Replaces a constant, which holds `values`, for one reader."""
         reader = self._graph[operand.node]
         # A .tflite multiplies by the reciprocal of a constant, and 1 / (1 / 0)
         # lets x / inf = 0 be what it makes of one that is rounded to zero.
@@ -262,16 +275,8 @@ class _Editor:
     def round_bias(
         self, layer: linear_layers.LinearLayer, step: np.ndarray
     ) -> None:
-        """Rounds a layer's bias.
-
-        Args:
-          layer: with a bias.
-          step: float64 (O,) or (1,), of the integers.
-        """
-        bias = layer.bias.astype(np.float64)
-        # The export raises the weight scales of dead channels to this.
-        step = np.maximum(step, np.abs(bias) / _MAX_BIAS_CODE)
-        codes = np.rint(np.divide(bias, step, where=step > 0, out=0 * bias))
+        """Rounds a layer's bias to integers times `step`, (O,) or (1,)."""
+        codes = np.rint(layer.bias.astype(np.float64) / step)
         rounded = (codes * step).astype(np.float32)
         shape = self._graph.shape(layer.bias_tensor)
         if np.prod(shape, dtype=int) == rounded.size:

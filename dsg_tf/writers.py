@@ -1,0 +1,373 @@
+"""What a run writes, and how it checks that: a .tflite or a SavedModel.
+
+A writer is the last part of a run: it refuses, before the long work, what it
+could not write; it writes; and it compares what it wrote with the float model.
+There is one for integer .tflite files and one for simulations.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+from absl import logging
+
+from dsg_tf import (
+    bn_ranges,
+    calibration,
+    errors,
+    fidelity,
+    files,
+    linear_layers,
+    passes,
+    progress,
+    qtypes,
+    simulation,
+    source_model,
+)
+from dsg_tf import config as config_lib
+from dsg_tf import samples as samples_lib
+from dsg_tf.graph import frozen, ir, writing
+from dsg_tf.tflite import (
+    convert,
+    export,
+    policy,
+    readback,
+    weight_grids,
+    weights,
+)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Written:
+    """What was written, checked against what was asked for.
+
+    Attributes:
+      model: the .tflite's bytes, or the graph of a simulation.
+      reference: the float .tflite of the same structure; None for a
+        simulation.
+      size_bytes: size of what was written.
+      readback: what was compared after reading the file back; None where the
+        exporter chooses its own scales, and for a simulation.
+      float_ops: (operation, tensor) of those that compute in float, although
+        activations are integers.
+      ranges: of activations: (from samples, from BN or None) by tensor.
+      unmatched: layers whose weights the converter changed, so that they were
+        rounded anew.
+    """
+
+    model: bytes | ir.Graph
+    size_bytes: int
+    reference: bytes | None = None
+    readback: Mapping | None = None
+    float_ops: tuple[tuple[str, str], ...] = ()
+    ranges: Mapping[
+        str, tuple[qtypes.TensorRange, qtypes.TensorRange | None]
+    ] = dataclasses.field(default_factory=dict)
+    unmatched: tuple[str, ...] = ()
+
+
+def of(config: config_lib.ExportConfig) -> TFLiteWriter | SimulationWriter:
+    """The writer of what a config asks for."""
+    if config.simulated:
+        return SimulationWriter(config)
+    return TFLiteWriter(config)
+
+
+class SimulationWriter:
+    """Writes a SavedModel that simulates quantized activations.
+
+    Args:
+      config: what to write.
+    """
+
+    def __init__(self, config: config_lib.ExportConfig):
+        self._config = config
+
+    def check_output(self, output: pathlib.Path) -> None:
+        """Refuses a place where no SavedModel can be written."""
+        if output.suffix == ".tflite":
+            raise errors.UserError(
+                "--output",
+                got=f"{output} with {self._config.activation_bits}-bit"
+                " activations",
+                expected="a folder's name: .tflite has 8, 16 and float"
+                " activations only, others are simulated in a SavedModel",
+                remedy=f"for instance --output={output.stem}_simulated",
+            )
+        writing.check(output)
+        files.check_run_folder(output)
+
+    def check_model(self, source: source_model.SourceModel) -> None:
+        """Nothing is refused: TensorFlow evaluates any operation."""
+
+    def write(
+        self,
+        prepared: passes.Prepared,
+        calibrating: samples_lib.SampleSet,
+        output: pathlib.Path,
+    ) -> Written:
+        """Takes ranges, inserts fake quantization and writes."""
+        config, graph = self._config, prepared.graph
+        with progress.task(
+            "calibration", len(calibrating), unit="samples"
+        ) as stage:
+            ranges = simulation.ranges_of(
+                graph,
+                calibrating.arrays,
+                bits=config.activation_bits,
+                range_method=config.range_method,
+                progress=stage.reach,
+            )
+        simulated, report = simulation.simulate(
+            graph, ranges, bits=config.activation_bits
+        )
+        logging.info("%s", report.summary())
+        writing.save(simulated, output)
+        known = bn_ranges.of_graph(graph)
+        return Written(
+            simulated,
+            sum(f.stat().st_size for f in output.rglob("*") if f.is_file()),
+            ranges={t: (r, known.get(t)) for t, r in ranges.items()},
+        )
+
+    def verify(
+        self,
+        source: source_model.SourceModel,
+        prepared: passes.Prepared,
+        written: Written,
+        held_out: samples_lib.SampleSet,
+    ) -> tuple[dict, list[dict]]:
+        """Fidelity by output, and by layer, worst first."""
+        return (
+            fidelity.compare_outputs(source.graph, written.model, held_out),
+            fidelity.compare_graph_layers(
+                prepared.reference,
+                written.model,
+                tuple(written.ranges),
+                held_out,
+            ),
+        )
+
+
+class TFLiteWriter:
+    """Writes an integer .tflite, by either exporter.
+
+    Args:
+      config: what to write.
+    """
+
+    def __init__(self, config: config_lib.ExportConfig):
+        self._config = config
+
+    def check_output(self, output: pathlib.Path) -> None:
+        """Refuses a place where no file can be written."""
+        files.check_writable(output)
+
+    def check_model(self, source: source_model.SourceModel) -> None:
+        """Refuses, before the long work, what the exporter cannot do."""
+        config = self._config
+        convert.check_io_type(config.io_type, config.activation_bits)
+        float_tflite = to_float_tflite(source.graph)
+        if config.exporter == "tflite_converter":
+            # Which operations it refuses it says only when it meets them.
+            self._convert(source.graph, _any_sample(source))
+        elif not config.allow_float_ops:
+            export.refuse_float_ops(
+                float_tflite, activation_bits=config.activation_bits
+            )
+
+    def write(
+        self,
+        prepared: passes.Prepared,
+        calibrating: samples_lib.SampleSet,
+        output: pathlib.Path,
+    ) -> Written:
+        """Writes the file; it is checked before it gets its name."""
+        config = self._config
+        reference = to_float_tflite(prepared.reference)
+        if config.exporter == "tflite_converter":
+            model = self._convert(prepared.graph, calibrating)
+            files.write_atomically(output, model)
+            return Written(
+                model,
+                len(model),
+                reference,
+                float_ops=tuple(
+                    (op.op, op.tensor) for op in policy.float_ops(model)
+                ),
+            )
+        float_tflite = to_float_tflite(prepared.graph)
+        ranges = self._ranges(prepared.graph, float_tflite, calibrating)
+        exported = export.export(
+            float_tflite,
+            {t: self._chosen(*pair) for t, pair in ranges.items()},
+            activation_bits=config.activation_bits,
+            io_type=config.io_type,
+            options=self._options(prepared.graph),
+            allow_float_ops=config.allow_float_ops,
+        )
+        for name in exported.unmatched:
+            logging.warning(
+                "layer %s: the converter changed its weights; they were"
+                " rounded to nearest anew",
+                name,
+            )
+        checks: list[readback.ReadBack] = []
+        files.write_atomically(
+            output,
+            exported.model,
+            check=lambda content: checks.append(
+                readback.check(content, exported.requested)
+            ),
+        )
+        weight_only = config.activation_bits == config_lib.FLOAT_BITS
+        return Written(
+            exported.model,
+            len(exported.model),
+            reference,
+            readback=dataclasses.asdict(checks[0]),
+            # Of a weight-only file, all of them.
+            float_ops=() if weight_only else exported.requested.float_ops,
+            ranges=ranges,
+            unmatched=exported.unmatched,
+        )
+
+    def verify(
+        self,
+        source: source_model.SourceModel,
+        prepared: passes.Prepared,
+        written: Written,
+        held_out: samples_lib.SampleSet,
+    ) -> tuple[dict, list[dict]]:
+        """Fidelity by output, and by layer, worst first."""
+        return (
+            fidelity.compare_outputs(source.graph, written.model, held_out),
+            fidelity.compare_layers(
+                source.graph,
+                written.reference,
+                written.model,
+                held_out,
+            ),
+        )
+
+    def _ranges(
+        self,
+        graph: ir.Graph,
+        float_tflite: bytes,
+        calibrating: samples_lib.SampleSet,
+    ) -> dict[str, tuple[qtypes.TensorRange, qtypes.TensorRange | None]]:
+        """(from samples, from BN or None) of every activation."""
+        config = self._config
+        if config.activation_bits == config_lib.FLOAT_BITS:
+            return {}
+        method = config.range_method
+        with progress.task(
+            "calibration", len(calibrating), unit="samples"
+        ) as stage:
+            ranges = calibration.calibrate(
+                float_tflite,
+                calibrating.arrays,
+                range_method="minmax" if method == "bn" else method,
+                spec=policy.activation_spec(config.activation_bits),
+                progress=stage.reach,
+            )
+        known = bn_ranges.of_tflite(
+            graph, float_tflite, next(calibrating.one_by_one())
+        )
+        return {t: (r, known.get(t)) for t, r in ranges.items()}
+
+    def _chosen(
+        self, observed: qtypes.TensorRange, known: qtypes.TensorRange | None
+    ) -> qtypes.TensorRange:
+        use_known = self._config.range_method == "bn" and known is not None
+        return known if use_known else observed
+
+    def _options(self, graph: ir.Graph) -> weights.Options:
+        """The grids of a graph's weights, as the exporter wants them."""
+        config = self._config
+        grids = [
+            weight_grids.WeightGrid(
+                np.ascontiguousarray(layer.rows()),
+                graph.weight_grids[layer.kernel_tensor],
+                layer.name,
+            )
+            for layer in linear_layers.find(graph)
+            if layer.kernel_tensor in graph.weight_grids
+        ]
+        return weights.Options(
+            bits=config.weight_bits,
+            granularity=qtypes.Granularity(config.granularity),
+            range_method=config_lib.weight_range_method(config.weight_bits),
+            grids=grids,
+            packed=config.packed,
+        )
+
+    def _convert(
+        self, graph: ir.Graph, sample_set: samples_lib.SampleSet
+    ) -> bytes:
+        """The classic road: TFLiteConverter, a representative dataset."""
+        config = self._config
+
+        def dataset() -> Iterator[dict[str, np.ndarray]]:
+            for sample in sample_set.one_by_one():
+                yield {
+                    port.name: sample[port.name].astype(
+                        port.dtype.as_numpy_dtype
+                    )
+                    for port in graph.inputs
+                }
+
+        return convert.by_converter(
+            frozen.to_function(frozen.with_batch_size(graph, 1)),
+            dataset,
+            io_type=config.io_type,
+            activation_bits=config.activation_bits,
+            granularity=qtypes.Granularity(config.granularity),
+            allow_float_ops=config.allow_float_ops,
+            input_names=[port.name for port in graph.inputs],
+            output_names=[port.name for port in graph.outputs],
+        )
+
+
+def to_float_tflite(graph: ir.Graph) -> bytes:
+    """The graph as a float .tflite of batch size 1.
+
+    Raises:
+      errors.UserError: the batch size is fixed to another number, or an
+        operation has no TFLite kernel.
+    """
+    fixed = {port.shape[0] for port in graph.inputs} - {None, 1}
+    if fixed and not frozen.accepts_batch_size(graph, 1):
+        raise errors.UserError(
+            "model",
+            got=f"a batch size fixed to {fixed.pop()}",
+            expected="an open batch size, or 1",
+            remedy="export the model with batch size None",
+        )
+    single = frozen.with_batch_size(graph, 1)
+    return convert.to_float(
+        frozen.to_function(single),
+        input_names=[port.name for port in graph.inputs],
+        output_names=[port.name for port in graph.outputs],
+    )
+
+
+def _any_sample(source: source_model.SourceModel) -> samples_lib.SampleSet:
+    """One sample that the model runs on; what is in it does not matter."""
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for port in source.graph.inputs:
+        shape = (1, *port.shape[1:])
+        domain = source.domains[port.name]
+        if port.dtype.is_integer and port.dtype.size > 1:
+            # Indices, perhaps, of which only the lowest are there.
+            arrays[port.name] = np.zeros(shape)
+        else:
+            noise = rng.normal(size=shape)
+            arrays[port.name] = domain.finish(
+                noise * domain.deviation + domain.mean
+            )
+    return samples_lib.SampleSet(arrays)
