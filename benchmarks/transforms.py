@@ -7,8 +7,9 @@ samples, made once a model and seed with default settings, and on the real
 images that are set aside for calibration (the same flags, `--samples`). Every
 file is evaluated with the real interpreter, simulations in TensorFlow, on
 labelled images that no part of a run has seen. Prints a Markdown table: mean
-and standard deviation over seeds, and the seconds of everything behind the
-samples. docs/quantization.md holds its output.
+and standard deviation over seeds (one run on real images, which no seed
+changes), and the seconds of everything behind the samples.
+docs/quantization.md holds its output.
 """
 
 from __future__ import annotations
@@ -162,9 +163,10 @@ def top1(row: Row, shared, folder, samples) -> tuple[list[str], float]:
             )
             scores.append(100 * float(np.mean(classes == labels)))
             logging.info("%s %s %s: %s", row, source, seed, scores[-1])
-            if source == "real" and "AdaRound" not in row.title:
-                break  # Nothing in it is drawn.
-        cells.append(f"{np.mean(scores):.2f} ± {np.std(scores):.2f}")
+            if source == "real":
+                break  # The images are the same, whatever the seed.
+        spread = f" ± {np.std(scores):.2f}" if len(scores) > 1 else ""
+        cells.append(f"{np.mean(scores):.2f}{spread}")
     return cells, float(np.mean(seconds))
 
 

@@ -26,6 +26,7 @@ class LayerStore:
         another key is thrown away.
 
     Example:
+      >>> import tempfile
       >>> with tempfile.TemporaryDirectory() as folder:
       ...     store = LayerStore(pathlib.Path(folder) / "layers", "a key")
       ...     store.put("conv/1", {"kernel": np.ones(2)})

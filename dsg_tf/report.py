@@ -169,7 +169,11 @@ def summary(report: Mapping) -> list[str]:
     ]
     if report["simulated"]:
         lines.append(report["simulated"])
-    lines += [p["summary"] for p in report["passes"]]
+    lines += [
+        entry["summary"]
+        for entry in report["passes"]
+        if not all(row["applied"] for row in entry["rows"])
+    ]
     if report["untreated_layers"]:
         names = [row["layer"] for row in report["untreated_layers"]]
         lines.append(f"{', '.join(names)}: {_INSTEAD}")

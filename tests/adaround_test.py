@@ -131,7 +131,8 @@ class TestOneLayer:
         learned, before = errors
         assert np.isfinite(learned).all()
         assert (learned <= before * (1 + 1e-4)).all()
-        if name != "matmul_of_positions":  # Of four weights: nearest is best.
+        # Forty steps find something wherever there are more than four weights.
+        if act is tf.identity and name != "matmul_of_positions":
             assert learned.sum() < before.sum()
         (row,) = report.rows
         cropped = name == "dilated_depthwise"
@@ -293,6 +294,13 @@ class TestNetwork:
         learn = learned_rounding.learn
 
         def counted(kernel, scale, rows, **kwargs):
+            if not seen:
+                # Nothing is rounded before the first layer: each row of
+                # outputs is what its row of inputs gives, but for the bias.
+                product = rows.inputs.astype(np.float64) @ kernel
+                np.testing.assert_allclose(
+                    np.ptp(rows.outputs - product, axis=1), 0, atol=1e-4
+                )
             seen.append(rows.inputs.shape[1])
             return learn(kernel, scale, rows, **kwargs)
 

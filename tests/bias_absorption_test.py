@@ -241,9 +241,18 @@ class TestBounds:
         )
 
 
+def _padded(explicit):
+    """A 3 x 3 convolution behind zeros, its own or of an operation."""
+    pads = [[0, 0], [1, 1], [1, 1], [0, 0]]
+    if explicit:
+        return _net(size=3, between=lambda x: tf.pad(x, pads))
+    return _net(size=3, padding="SAME")
+
+
 class TestPadding:
-    def test_without_samples_a_padded_pair_is_left_alone(self):
-        graph = _net(size=3, padding="SAME")
+    @pytest.mark.parametrize("explicit", [False, True])
+    def test_without_samples_a_padded_pair_is_left_alone(self, explicit):
+        graph = _padded(explicit)
         result, report = bias_absorption.absorb_bias(graph)
         assert report.rows[0].reason == (
             "padded, and there are no samples to measure on"
@@ -252,11 +261,7 @@ class TestPadding:
 
     @pytest.mark.parametrize("explicit", [False, True])
     def test_too_much_change_is_measured_and_undone(self, explicit):
-        if explicit:
-            pads = [[0, 0], [1, 1], [1, 1], [0, 0]]
-            graph = _net(size=3, between=lambda x: tf.pad(x, pads))
-        else:
-            graph = _net(size=3, padding="SAME")
+        graph = _padded(explicit)
         x = _pixels(16, reach=2.99)
         result, report = bias_absorption.absorb_bias(graph, samples={"x": x})
         row = report.rows[0]

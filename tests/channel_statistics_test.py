@@ -86,6 +86,15 @@ class TestClippedNormal:
         assert found.expectation()[0] == pytest.approx(expected, abs=1e-12)
         assert found.variance()[0] == pytest.approx(deviation**2 * (mean == 3))
 
+    def test_a_constant_on_its_bound_is_that_constant(self):
+        found = _normal(np.array([0.0, 6.0]), np.zeros(2)).clipped(0.0, 6.0)
+        # No deviation is taken as one of 1e-30.
+        np.testing.assert_allclose(
+            found.expectation(), [0.0, 6.0], rtol=0, atol=1e-30
+        )
+        # E[x^2] - E[x]^2: a few roundings of 36.
+        np.testing.assert_allclose(found.variance(), 0.0, atol=1e-13)
+
     @pytest.mark.parametrize(
         "clips",
         [

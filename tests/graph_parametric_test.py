@@ -56,7 +56,6 @@ _CONSTANTS = ("shared/kernel:0", "last/bias:0")
 class TestValues:
     @pytest.mark.parametrize("count", [1, 5, 6, 7])
     def test_are_those_of_a_graph_with_these_constants(self, graph, count):
-        """Bit by bit: the same operations on the same numbers."""
         runner = parametric.Parametric(graph, _CONSTANTS, batch_size=3)
         function = runner.function(_tensors(graph))
         x = _random(count, 4, seed=2)
@@ -72,8 +71,8 @@ class TestValues:
             expected = _expected(graph, constants, _tensors(graph), x)
             for got, want in zip(_joined(batches), expected, strict=True):
                 assert np.isfinite(got).all()
-                # A matrix product of fewer rows may sum in another order:
-                # twice 4 products, one after the other.
+                # The same products, but a matrix product of fewer rows may
+                # sum them in another order: 8 roundings of numbers below 10.
                 np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
 
     def test_of_constants_that_are_not_given_are_the_graphs(self, graph):

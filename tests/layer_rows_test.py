@@ -109,7 +109,6 @@ class TestLayers:
 
     def test_all_rows_give_all_outputs(self, name):
         graph, layer, samples = self._made(name)
-        # TensorFlow has no grouped convolution here but by itself.
         values = _values(graph, layer, samples)
         assert layer_rows.reason_against(layer) == ""
         rows = layer_rows.collect(

@@ -299,13 +299,13 @@ class TestRepeatable:
 
 class TestSteps:
     def test_a_layer_that_has_settled_stops_early(self):
-        # Every weight far from the middle of its step.
+        # Every weight at the end of its step from the start.
         kernel, rows = _problem(10)
         grid, scale = _grid(kernel, 4)
         codes = _nearest(kernel, grid, scale)
         config = learned_rounding.Config(steps=2000, regularization=300.0)
         learned = _learn(
-            (codes + 0.05) * scale, rows, grid, scale, config=config
+            (codes + 0.01) * scale, rows, grid, scale, config=config
         )
         # The second term starts after a fifth of the steps.
         assert 400 < learned.steps < 2000
