@@ -311,6 +311,18 @@ class TestSteps:
         assert 400 < learned.steps < 2000
         assert learned.steps % 50 == 0
 
+    def test_nothing_stops_before_the_second_term_has_started(self):
+        # Settled from the start, and too slow to leave from there.
+        kernel, rows = _problem(10)
+        grid, scale = _grid(kernel, 4)
+        config = learned_rounding.Config(steps=1000, learning_rate=1e-6)
+        codes = _nearest(kernel, grid, scale)
+        learned = _learn(
+            (codes + 0.01) * scale, rows, grid, scale, config=config
+        )
+        # 200 steps without it, and the next look 50 later.
+        assert learned.steps == 250
+
     @pytest.mark.parametrize("steps", [1, 50, 65])
     def test_a_layer_that_has_not_takes_all_its_steps(self, steps):
         kernel, rows = _problem(11)
