@@ -29,7 +29,9 @@ from benchmarks import cases
 from tools import classifiers
 
 _SHARED = flags.DEFINE_string("shared", "../shared", "Models and images.")
-_ROWS = flags.DEFINE_string("rows", "", "Only rows whose model and title this expression finds.")
+_ROWS = flags.DEFINE_string(
+    "rows", "", "Only rows whose model and title this expression finds."
+)
 _SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of the runs.")
 _SAMPLES_DIR = flags.DEFINE_string(
     "samples_dir", "", "Keeps the samples for later runs; default: nowhere."
