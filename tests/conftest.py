@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import pathlib
 
+import hypothesis
 import pytest
 from absl import flags
 
@@ -19,6 +20,14 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "2")
 os.environ.setdefault("TF_NUM_INTEROP_THREADS", "2")
 os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+# How long examples take says more of the machine's load than of the test.
+hypothesis.settings.register_profile(
+    "any_load",
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("any_load")
 
 # Not resolved: under Bazel this file is a link into the real checkout, and
 # `__file__` names the link.
