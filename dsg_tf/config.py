@@ -94,6 +94,10 @@ class SynthesisConfig:
       use_domain: start from the input domain's mean and deviation; otherwise
         from N(0, 1) in the model's input units.
       keep_domain: bring samples back into the domain's bounds at each step.
+      jitter: at each step the network sees image-shaped samples shifted, at
+        random, by at most this share of their height and width, 0..1.
+      mirror: at half of the steps it sees colour images (3 or 4 channels)
+        mirrored, left for right.
       normalize_loss: divide distances by sigma and by the number of channels.
       sample_weight: weight of the moments of each sample.
       batch_weight: weight of the moments of the whole batch.
@@ -113,7 +117,7 @@ class SynthesisConfig:
     method: str = "dsg"
     num_samples: int = 64
     batch_size: int = 16
-    steps: int = 150
+    steps: int = 300
     patience: int = 0
     learning_rate: float = 0.1
     schedule: str = "cosine"
@@ -121,6 +125,8 @@ class SynthesisConfig:
     initializer: str = "natural"
     use_domain: bool = True
     keep_domain: bool = True
+    jitter: float = 0.125
+    mirror: bool = True
     normalize_loss: bool = True
     sample_weight: float = 1.0
     batch_weight: float = 1.0
@@ -153,9 +159,8 @@ class SynthesisConfig:
                 raise errors.UserError(
                     _subject(name), got="0", expected="a number above 0"
                 )
-        _require_number(
-            _subject("slack_percentile"), self.slack_percentile, 0.0, 1.0
-        )
+        for name in ("slack_percentile", "jitter"):
+            _require_number(_subject(name), getattr(self, name), 0.0, 1.0)
         self._require_preset()
 
     def _require_preset(self) -> None:
@@ -206,6 +211,7 @@ _OWN_FLAGS = ("method", "num_samples", "batch_size", "steps", "seed")
 _SWITCHES = (
     "use_domain",
     "keep_domain",
+    "mirror",
     "normalize_loss",
     "layerwise_enhancement",
 )
@@ -229,6 +235,8 @@ _ZEROQ = {
     "initializer": "gaussian",
     "use_domain": False,
     "keep_domain": False,
+    "jitter": 0.0,
+    "mirror": False,
     "normalize_loss": False,
     "sample_weight": 1.0,
     "batch_weight": 0.0,

@@ -30,7 +30,9 @@ _SYNTHESIS_FAULTS = [
     ("--synthesis=label_weight", {"label_weight": -0.1}, ">= 0"),
     ("--synthesis=prior_weight", {"prior_weight": math.nan}, "finite"),
     ("--synthesis=slack_percentile", {"slack_percentile": 30}, "from 0 to 1"),
+    ("--synthesis=jitter", {"jitter": 4}, "from 0 to 1"),
     ("--synthesis=use_domain", {"use_domain": 1}, "True or False"),
+    ("--synthesis=mirror", {"mirror": 1}, "True or False"),
     ("--synthesis=keep_domain", {"keep_domain": "no"}, "True or False"),
     ("--steps", {"method": "noise", "steps": 3}, "not optimised"),
     ("--method", {"method": "zeroq"}, "SynthesisConfig.of('zeroq')"),
@@ -173,7 +175,7 @@ def test_every_field_of_synthesis_is_checked():
         *config._WEIGHTS,
         *config._SWITCHES,
         *("patience", "schedule", "initializer"),
-        *("slack_percentile", "slack_probes"),
+        *("slack_percentile", "slack_probes", "jitter"),
     }
     fields = {f.name for f in dataclasses.fields(config.SynthesisConfig)}
     assert fields == checked

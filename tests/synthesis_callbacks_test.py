@@ -60,6 +60,30 @@ def test_domain_is_kept_after_every_step():
     assert model.projected == 3
 
 
+class TestChangeViews:
+    def _views(self, *, seed=0, batch_index=0):
+        model = _Model()
+        model.config = types.SimpleNamespace(seed=seed)
+        model.batch_index = batch_index
+        views = []
+        model.change_views = lambda rng: views.append(rng.integers(2**31))
+        callback = _attach(callbacks.ChangeViews(), model)
+        _losses(callback, model, [1.0] * 3)
+        callback.on_train_begin()  # The same batch once more.
+        _losses(callback, model, [1.0] * 3)
+        return views
+
+    def test_are_new_in_each_step_and_the_same_for_a_batch(self):
+        views = self._views()
+        assert len(set(views)) == 3
+        assert views[:3] == views[3:]
+
+    def test_differ_by_seed_and_batch(self):
+        first = self._views()
+        assert not set(first) & set(self._views(seed=1))
+        assert not set(first) & set(self._views(batch_index=1))
+
+
 class TestCosineAnneal:
     def test_follows_half_a_cosine_from_the_rate_to_zero(self):
         model = _Model(rate=9.0)

@@ -13,7 +13,8 @@ import tiny_graphs
 
 from dsg_tf import bn_statistics, input_domain
 from dsg_tf import config as config_lib
-from dsg_tf.synthesis import callbacks, synthesizer
+from dsg_tf.graph import ir
+from dsg_tf.synthesis import callbacks, input_space, synthesizer
 
 # Every ingredient, with numbers that no two of are alike; nothing here
 # depends on the defaults.
@@ -29,6 +30,8 @@ _ALL = config_lib.SynthesisConfig(
     initializer="natural",
     use_domain=True,
     keep_domain=True,
+    jitter=0.25,
+    mirror=True,
     normalize_loss=True,
     sample_weight=0.7,
     batch_weight=0.9,
@@ -237,6 +240,25 @@ class TestLoss:
             assert logs[name] == pytest.approx(value, rel=_RTOL), name
         assert logs["loss"] == pytest.approx(sum(wanted.values()), rel=_RTOL)
 
+    @pytest.mark.parametrize(
+        "view", [(2, 0, 0), (0, -1, 0), (1, -2, 1)], ids=str
+    )
+    def test_is_of_the_samples_as_the_view_shows_them(self, view):
+        config = dataclasses.replace(_ALL, input_weight=0.0, prior_weight=0.0)
+        model = _make(config)
+        model.views["x"].assign(np.array(view, np.int32))
+        x, labels = model.samples["x"].numpy(), model.labels.numpy()
+        logs = _step(model)
+        seen = np.roll(x, view[:2], (1, 2))
+        if view[2]:
+            seen = seen[:, :, ::-1]
+        wanted = _oracle(config, seen, labels)
+        assert wanted["bns"] != pytest.approx(
+            _oracle(config, x, labels)["bns"], rel=5 * _RTOL
+        )
+        for name, value in wanted.items():
+            assert logs[name] == pytest.approx(value, rel=_RTOL), name
+
     def test_without_a_head_spreads_the_outputs(self):
         model = _make(_ALL, tiny_classifier.embedding)
         before = model.samples["x"].numpy()
@@ -291,6 +313,70 @@ class TestLoss:
             values = [row[name] for row in logs]
             assert np.isfinite(values).all()
             assert values[-1] < share * values[0], name
+
+
+class TestViews:
+    def _seen(self, **changes):
+        model = _make(dataclasses.replace(_ALL, **changes))
+        rng = np.random.default_rng(0)
+        views = []
+        for _ in range(200):
+            model.change_views(rng)
+            views.append(model.views["x"].numpy())
+        return np.array(views)
+
+    def test_reach_as_far_as_the_jitter_and_no_farther(self):
+        views = self._seen()
+        for axis in (0, 1):
+            # A quarter of 8 positions.
+            assert set(views[:, axis]) == {-2, -1, 0, 1, 2}
+        assert 0.3 < views[:, 2].mean() < 0.7
+
+    @pytest.mark.parametrize(
+        ("changes", "columns"),
+        [({"jitter": 0.0}, (0, 1)), ({"mirror": False}, (2,))],
+        ids=["jitter", "mirror"],
+    )
+    def test_are_off_where_the_config_says_so(self, changes, columns):
+        views = self._seen(**changes)
+        still = [k for k in range(3) if not views[:, k].any()]
+        assert tuple(still) == columns
+
+    def test_do_not_change_what_the_samples_are(self):
+        model = _make(_ALL)
+        before = model.values()["x"]
+        model.change_views(np.random.default_rng(3))
+        np.testing.assert_array_equal(model.values()["x"], before)
+
+    @pytest.mark.parametrize(
+        ("shape", "moves", "turns"),
+        [
+            ((4, 8, 8, 3), True, True),
+            ((4, 8, 8, 1), True, False),
+            ((4, 49, 10, 1), False, False),
+            ((4, 24), False, False),
+        ],
+        ids=str,
+    )
+    def test_are_of_images_and_mirrored_ones_of_colour(
+        self, shape, moves, turns
+    ):
+        port = ir.Port("x", "x:0", tf.float32, shape)
+        one = np.ones(1, np.float32)
+        domain = input_domain.InputDomain(-one, one, 0 * one, one)
+        space = input_space.InputSpace.of(port, domain, _ALL)
+        rng = np.random.default_rng(1)
+        views = np.array([space.view(rng) for _ in range(50)])
+        assert views[:, :2].any() == moves
+        assert views[:, 2].any() == turns
+        assert views.dtype == np.int32
+        values = rng.normal(size=shape).astype(np.float32)
+        seen = space.seen(tf.constant(values), tf.constant([1, -2, 1]))
+        if moves:
+            values = np.roll(values, (1, -2), (1, 2))
+        if turns:
+            values = values[:, :, ::-1]
+        np.testing.assert_array_equal(seen, values)
 
 
 def _live_ops(function):

@@ -69,6 +69,23 @@ class KeepInputDomain(keras.callbacks.Callback):
         self.model.project()
 
 
+class ChangeViews(keras.callbacks.Callback):
+    """Shows the samples to the network shifted and mirrored, at random.
+
+    A sample that fits the statistics at one phase of the network's strides
+    alone is no image; one that fits them at every phase, and in the mirror, is
+    nearer to one (the jitter and flips of DeepInversion, Yin et al., CVPR 2020,
+    appendix).
+    """
+
+    def on_train_begin(self, logs=None):
+        seed = [self.model.config.seed, self.model.batch_index, 1]
+        self._rng = np.random.default_rng(seed)
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self.model.change_views(self._rng)
+
+
 class CosineAnneal(keras.callbacks.Callback):
     """Lowers the learning rate to zero along half a cosine.
 

@@ -29,6 +29,9 @@ class InputSpace:
       center, unit: float32 (C,), (1,) or scalars.
       natural: whether samples start with the spectrum of natural images.
       is_image: whether it looks like an image.
+      jitter: largest shift that the network sees it under, a share of its
+        height and width.
+      mirror: whether the network sees it mirrored, too.
       keep: whether values must stay within the domain's bounds.
     """
 
@@ -38,6 +41,8 @@ class InputSpace:
     unit: np.ndarray
     natural: bool
     is_image: bool
+    jitter: float
+    mirror: bool
     keep: bool
 
     @classmethod
@@ -57,6 +62,10 @@ class InputSpace:
             unit=np.asarray(domain.deviation if use else 1.0, np.float32),
             natural=image and config.initializer == "natural",
             is_image=image,
+            jitter=config.jitter if image else 0.0,
+            # A digit or a spectrogram is another thing in the mirror; photos,
+            # by and large, are not.
+            mirror=config.mirror and image and port.shape[-1] > 1,
             keep=config.keep_domain,
         )
 
@@ -83,6 +92,25 @@ class InputSpace:
         values = (values * self.unit + self.center).astype(np.float32)
         if self.keep:
             values = np.clip(values, self.domain.minimum, self.domain.maximum)
+        return values
+
+    def view(self, rng: np.random.Generator) -> np.ndarray:
+        """A random view, for `seen`.
+
+        Returns:
+          int32 (3,): shift down, shift right, and 1 if mirrored.
+        """
+        reach = [int(self.jitter * side) for side in self.shape[1:3]]
+        reach += [0] * (2 - len(reach))
+        shifts = [rng.integers(-most, most, endpoint=True) for most in reach]
+        return np.array([*shifts, self.mirror and rng.integers(2)], np.int32)
+
+    def seen(self, values: tf.Tensor, view: tf.Tensor) -> tf.Tensor:
+        """Values as the network sees them in a view: around the edges."""
+        if self.jitter:
+            values = tf.roll(values, view[:2], (1, 2))
+        if self.mirror:
+            values = tf.where(view[2] > 0, tf.reverse(values, [2]), values)
         return values
 
     def to_model_tensor(self, values: tf.Tensor) -> tf.Tensor:

@@ -159,6 +159,8 @@ def _callbacks(
 ) -> list[keras.callbacks.Callback]:
     """The callbacks that the config asks for, in the order they act."""
     chosen = [callbacks_lib.BatchNormTargets()]
+    if config.jitter or config.mirror:
+        chosen.append(callbacks_lib.ChangeViews())
     if config.keep_domain:
         chosen.append(callbacks_lib.KeepInputDomain())
     if config.schedule == "cosine":

@@ -56,6 +56,8 @@ class Synthesizer(keras.Model):
     Attributes:
       samples: the variable of each input, by name, float32 (B, ...).
       targets: one `Target` a BN layer.
+      views: int32 (3,) for each input, by name: how the network sees the
+        samples of this step; see `InputSpace.seen`.
       labels: int32 (B,), the class asked of each sample.
       enhancement: float32 (B, N), weight of each layer for each sample.
       distances: float32 (N,), the last step's distance per layer.
@@ -100,6 +102,10 @@ class Synthesizer(keras.Model):
             name: self.add_weight(shape=i.shape, name=f"samples_{n}")
             for n, (name, i) in enumerate(self._spaces.items())
         }
+        self.views = {
+            name: self._state((3,), f"view_{n}", dtype="int32")
+            for n, name in enumerate(self._spaces)
+        }
         self.targets = tuple(self._target(layer) for layer in self._batch_norms)
         self.labels = self._state((batch,), "labels", dtype="int32")
         self.enhancement = self._state((batch, count), "enhancement")
@@ -125,6 +131,7 @@ class Synthesizer(keras.Model):
         rng = np.random.default_rng([config.seed, batch_index])
         for name, variable in self.samples.items():
             variable.assign(self._spaces[name].initial(rng))
+            self.views[name].assign(np.zeros(3, np.int32))
         classes = self._head.num_classes if self._head else 1
         self.labels.assign(_balanced_labels(rng, classes, config.batch_size))
         weights = tf.ones((config.batch_size, len(self._batch_norms)))
@@ -143,6 +150,11 @@ class Synthesizer(keras.Model):
                 variable.assign(tf.zeros_like(variable))
             # A schedule or a user's callback may have left another rate.
             self.optimizer.learning_rate.assign(config.learning_rate)
+
+    def change_views(self, rng: np.random.Generator) -> None:
+        """Draws how the network sees the samples in the next step."""
+        for name, variable in self.views.items():
+            variable.assign(self._spaces[name].view(rng))
 
     def project(self) -> None:
         """Brings the samples back into the bounds of their domains."""
@@ -206,7 +218,9 @@ class Synthesizer(keras.Model):
         """Every term of the loss that is turned on, by name; in a trace."""
         config = self._config
         inputs = {
-            n: self._spaces[n].to_model_tensor(v.value)
+            n: self._spaces[n].to_model_tensor(
+                self._spaces[n].seen(v.value, self.views[n].value)
+            )
             for n, v in self.samples.items()
         }
         tensors = frozen.splice(
