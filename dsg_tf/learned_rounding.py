@@ -51,9 +51,6 @@ class Config:
         the paper's 0.01 a weight comes to about this.
       beta: exponent at the start and at the end (section 3.4).
       warm_start: share of the steps without the second term (its code).
-      shrinkage: how far the correlations between inputs are drawn to zero,
-        0..1, as those of few samples have to be: the error is weighted with
-        the error that uncorrelated inputs of the same variances would give.
     """
 
     steps: int = 1000
@@ -62,7 +59,6 @@ class Config:
     regularization: float = 30.0
     beta: tuple[float, float] = (20.0, 2.0)
     warm_start: float = 0.2
-    shrinkage: float = 0.3
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -165,8 +161,6 @@ def _optimised(
             high,
             unit,
             (grid.qmin, grid.qmax),
-            position * scale,
-            rows.inputs.var(axis=1)[:, :, np.newaxis],
         )
     ]
     state = [tf.constant(start, tf.float32)]
@@ -210,8 +204,6 @@ def _chunk(groups: int, config: Config):
         high,
         unit,
         ends,
-        exact,
-        variance,
         at,
     ):
         start, count, seed = at[0], at[1], at[2]
@@ -231,8 +223,6 @@ def _chunk(groups: int, config: Config):
                 error = tf.reduce_sum(
                     tf.reduce_mean(tf.square(output - y), axis=1)
                 )
-                alone = tf.reduce_sum(variance * tf.square(weights - exact))
-                error += config.shrinkage * (alone - error)
                 loss = error / unit + _draw(h, step, config)
             return (
                 step + 1,

@@ -333,7 +333,7 @@ class _Store(dict):
 class TestRepeatable:
     def test_same_seed_same_bytes(self):
         graph, samples = _net(), _samples()
-        config = learned_rounding.Config(steps=20, batch_rows=16, shrinkage=0.0)
+        config = learned_rounding.Config(steps=20, batch_rows=16)
         found = [
             adaround.adaround(
                 graph, _grids(graph), samples, config=config, seed=seed

@@ -264,7 +264,7 @@ class TestRepeatable:
     def test_same_seed_same_codes_other_seed_other_batches(self):
         kernel, rows = _problem(9, taps=24, outputs=12, rows=256)
         grid, scale = _grid(kernel, 3)
-        config = learned_rounding.Config(steps=15, batch_rows=8, shrinkage=0.0)
+        config = learned_rounding.Config(steps=15, batch_rows=8)
         found = [
             _learn(kernel, rows, grid, scale, config=config, seed=seed).codes
             for seed in (1, 1, 2)
