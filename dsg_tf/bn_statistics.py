@@ -15,7 +15,7 @@ import dataclasses
 import numpy as np
 
 from dsg_tf import bn_patterns, errors, other_norms
-from dsg_tf.graph import frozen, ir, naming
+from dsg_tf.graph import evaluation, ir, naming
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -162,7 +162,7 @@ def _resolve(
     graph: ir.Graph, found: list[bn_patterns.Layer]
 ) -> list[BatchNorm]:
     wanted = [t for f in found for t in f.tensors.values()]
-    values = frozen.evaluate(graph, wanted)
+    values = evaluation.evaluate(graph, wanted)
     names = naming.LayerNames(graph)
     layers = []
     for f in found:

@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from dsg_tf import errors, observers, qtypes
-from dsg_tf.graph import frozen, ir
+from dsg_tf.graph import frozen, ir, open_shapes
 from dsg_tf.tflite import interpreter
 
 # Samples of an open batch that run at a time: enough to keep a few cores
@@ -150,14 +150,7 @@ def _with_batch_size(graph: ir.Graph) -> tuple[ir.Graph, int]:
     if sizes == {None} and frozen.accepts_batch_size(graph, _BATCH_SIZE):
         return graph, _BATCH_SIZE
     if not sizes <= {None, 1}:
-        if not frozen.accepts_batch_size(graph, 1):
-            raise errors.UserError(
-                "model",
-                got=f"batch sizes fixed to {sorted(sizes - {None})}",
-                expected="an open batch size, or 1",
-                remedy="export the model with batch size None",
-            )
-        graph = frozen.with_batch_size(graph, 1)
+        graph = open_shapes.of_one_sample(graph)
     return graph, 1
 
 

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 import numpy as np
 import tensorflow as tf
 
-from dsg_tf import linear_layers
+from dsg_tf import layer_edits, linear_layers
 from dsg_tf.graph import ir
 
 # One operand, positively homogeneous, channel by channel.
@@ -99,7 +99,7 @@ def find(graph: ir.Graph) -> tuple[Path | Broken, ...]:
 
 
 def set_bounds(
-    edit: linear_layers.Edit,
+    edit: layer_edits.Edit,
     graph: ir.Graph,
     bounds: Mapping[str, np.ndarray | None],
 ) -> None:

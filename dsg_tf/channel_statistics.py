@@ -47,25 +47,38 @@ class ClippedNormal:
     Attributes:
       mean, deviation: of the normal variable, float64 (C,).
       low, high: the interval, float64 (C,), infinite where it has no end.
+      least, most: what the variable is known to lie between, float64 (C,).
+        Narrower than the interval where the normal variable stands for one of
+        another shape, a sum for instance, that needs no clip to lie there.
     """
 
     mean: np.ndarray
     deviation: np.ndarray
     low: np.ndarray
     high: np.ndarray
+    least: np.ndarray
+    most: np.ndarray
 
     @classmethod
     def of(cls, moments: ir.Moments) -> ClippedNormal:
         """Not clipped at all."""
         infinite = np.full(len(moments.mean), np.inf)
-        return cls(moments.mean, moments.deviation, -infinite, infinite)
+        ends = (-infinite, infinite)
+        return cls(moments.mean, moments.deviation, *ends, *ends)
 
     def clipped(self, low, high) -> ClippedNormal:
-        """Clipped to [low, high] as well, behind its own clip."""
+        """Clipped to [low, high] as well, behind its own clip.
+
+        An end that the variable never goes beyond clips nothing.
+        """
+        at_least = (self.least < low) | (self.least > high)
+        at_most = (self.most > high) | (self.most < low)
         return dataclasses.replace(
             self,
-            low=np.clip(self.low, low, high),
-            high=np.clip(self.high, low, high),
+            low=np.where(at_least, np.clip(self.low, low, high), self.low),
+            high=np.where(at_most, np.clip(self.high, low, high), self.high),
+            least=np.clip(self.least, low, high),
+            most=np.clip(self.most, low, high),
         )
 
     def expectation(self) -> np.ndarray:
@@ -89,10 +102,10 @@ class ClippedNormal:
         return np.maximum(self._raw_moment(2) - first**2, 0.0)
 
     def interval(self, deviations: float) -> tuple[np.ndarray, np.ndarray]:
-        """mean -+ n deviations, within the clip: float64 (C,) each."""
+        """mean -+ n deviations, as far as it goes: float64 (C,) each."""
         reach = deviations * self.deviation
         return tuple(
-            np.clip(end, self.low, self.high)
+            np.clip(end, self.least, self.most)
             for end in (self.mean - reach, self.mean + reach)
         )
 
@@ -179,8 +192,13 @@ def _sum(a: ClippedNormal, b: ClippedNormal) -> ClippedNormal | None:
         a.expectation() + b.expectation(),
         np.sqrt(a.variance() + b.variance()),
     )
-    # What is above zero on both sides is above zero together.
-    return ClippedNormal.of(moments).clipped(a.low + b.low, a.high + b.high)
+    # What is above zero on both sides is above zero together; a clip would say
+    # so too, but move the mean.
+    return dataclasses.replace(
+        ClippedNormal.of(moments),
+        least=a.least + b.least,
+        most=a.most + b.most,
+    )
 
 
 def _times(weight: np.ndarray, value: np.ndarray) -> np.ndarray:

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from dsg_tf import bn_statistics
-from dsg_tf.graph import frozen, ir
+from dsg_tf.graph import evaluation, ir
 
 LAYER_OPS = frozenset({"Conv2D", "DepthwiseConv2dNative", "MatMul", "Conv3D"})
 
@@ -209,7 +209,7 @@ def _batch_norm_behind(
             other = [t for t in step.inputs if t != tensor]
             if len(other) != 1 or not graph.is_constant(other[0]):
                 return None
-            value = frozen.evaluate(graph, other)[other[0]]
+            value = evaluation.evaluate(graph, other)[other[0]]
             if value.size != max(value.shape[-1:], default=1):
                 return None
             bias = bias + value.ravel().astype(np.float64)
@@ -227,7 +227,7 @@ def _full_kernel(
 ) -> np.ndarray | None:
     """The kernel as (spatial..., C, O), float64, without groups."""
     tensor = node.inputs[1]
-    kernel = frozen.evaluate(graph, [tensor])[tensor].astype(np.float64)
+    kernel = evaluation.evaluate(graph, [tensor])[tensor].astype(np.float64)
     if node.op == "MatMul":
         if node.attr("transpose_b", False):
             kernel = kernel.T

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from dsg_tf import progress, samples, verify
-from dsg_tf.graph import frozen, ir, naming
+from dsg_tf.graph import evaluation, frozen, ir, naming
 from dsg_tf.tflite import flatbuffer, interpreter
 
 
@@ -60,8 +60,8 @@ def compare_graph_layers(
     moments = {tensor: verify.Moments() for tensor in tensors}
     arrays = held_out.arrays
     for left, right in zip(
-        frozen.batches(graph, tensors, arrays),
-        frozen.batches(simulated, tensors, arrays),
+        evaluation.batches(graph, tensors, arrays),
+        evaluation.batches(simulated, tensors, arrays),
         strict=True,
     ):
         for tensor, a, b in zip(tensors, left, right, strict=True):

@@ -17,6 +17,7 @@ from absl import logging
 
 from dsg_tf import config as config_lib
 from dsg_tf import (
+    layer_edits,
     learned_rounding,
     linear_layers,
     progress,
@@ -90,7 +91,7 @@ def run(
     if config.absorb_bias:
         graph = keep(bias_absorption.absorb_bias(graph, samples=few))
     # Rounding may add biases: the reference shall have the same tensors.
-    graph = linear_layers.with_own_constants(graph)
+    graph = layer_edits.with_own_constants(graph)
     grids = choose_grids(graph, config)
     rounded = keep(_round(graph, grids, samples, config, seed, store))
     # Learned rounding leaves the means where they were.

@@ -115,7 +115,9 @@ def quantize_model(
     with clock.stage("export"):
         written = writer.write(prepared, calibrating, output)
     with clock.stage("verify"):
-        outputs, layers = writer.verify(source, prepared, written, held_out)
+        outputs, layers = writers.verify(
+            source, prepared, written, held_out
+        )
     report = report_lib.build(
         source=source,
         config=config,

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from dsg_tf import domain_fit
-from dsg_tf.graph import frozen, ir
+from dsg_tf.graph import evaluation, ir
 
 # Operations that change the shape of an input and not what its values mean.
 _SHAPE_OPS = frozenset(
@@ -105,7 +105,9 @@ def _measure_affine(
         values = np.broadcast_to(levels, shape).astype(
             port.dtype.as_numpy_dtype
         )
-        value = frozen.evaluate(graph, [tensor], {port.tensor: values})[tensor]
+        value = evaluation.evaluate(graph, [tensor], {port.tensor: values})[
+            tensor
+        ]
         middle = tuple(slice(s // 2, s // 2 + 1) for s in value.shape[1:-1])
         return value[(slice(0, 1), *middle)].ravel().astype(np.float64)
 

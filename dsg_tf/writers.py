@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 from collections.abc import Iterator, Mapping
+from typing import Protocol
 
 import numpy as np
 from absl import logging
@@ -29,7 +30,7 @@ from dsg_tf import (
 )
 from dsg_tf import config as config_lib
 from dsg_tf import samples as samples_lib
-from dsg_tf.graph import frozen, ir, writing
+from dsg_tf.graph import frozen, ir, open_shapes, writing
 from dsg_tf.tflite import (
     convert,
     export,
@@ -69,11 +70,48 @@ class Written:
     unmatched: tuple[str, ...] = ()
 
 
-def of(config: config_lib.ExportConfig) -> TFLiteWriter | SimulationWriter:
+class Writer(Protocol):
+    """Writes one kind of model."""
+
+    def check_output(self, output: pathlib.Path) -> None:
+        """Refuses a place where it cannot be written."""
+
+    def check_model(self, source: source_model.SourceModel) -> None:
+        """Refuses, before the long work, what cannot be written."""
+
+    def write(
+        self,
+        prepared: passes.Prepared,
+        calibrating: samples_lib.SampleSet,
+        output: pathlib.Path,
+    ) -> Written:
+        """Takes ranges of activations from samples and writes."""
+
+
+def of(config: config_lib.ExportConfig) -> Writer:
     """The writer of what a config asks for."""
     if config.simulated:
         return SimulationWriter(config)
     return TFLiteWriter(config)
+
+
+def verify(
+    source: source_model.SourceModel,
+    prepared: passes.Prepared,
+    written: Written,
+    held_out: samples_lib.SampleSet,
+) -> tuple[dict, list[dict]]:
+    """Fidelity of what was written by output, and by layer, worst first."""
+    model = written.model
+    if isinstance(model, ir.Graph):
+        layers = fidelity.compare_graph_layers(
+            prepared.reference, model, tuple(written.ranges), held_out
+        )
+    else:
+        layers = fidelity.compare_layers(
+            source.graph, written.reference, model, held_out
+        )
+    return fidelity.compare_outputs(source.graph, model, held_out), layers
 
 
 class SimulationWriter:
@@ -131,24 +169,6 @@ class SimulationWriter:
             simulated,
             sum(f.stat().st_size for f in output.rglob("*") if f.is_file()),
             ranges={t: (r, known.get(t)) for t, r in ranges.items()},
-        )
-
-    def verify(
-        self,
-        source: source_model.SourceModel,
-        prepared: passes.Prepared,
-        written: Written,
-        held_out: samples_lib.SampleSet,
-    ) -> tuple[dict, list[dict]]:
-        """Fidelity by output, and by layer, worst first."""
-        return (
-            fidelity.compare_outputs(source.graph, written.model, held_out),
-            fidelity.compare_graph_layers(
-                prepared.reference,
-                written.model,
-                tuple(written.ranges),
-                held_out,
-            ),
         )
 
 
@@ -235,24 +255,6 @@ class TFLiteWriter:
             unmatched=exported.unmatched,
         )
 
-    def verify(
-        self,
-        source: source_model.SourceModel,
-        prepared: passes.Prepared,
-        written: Written,
-        held_out: samples_lib.SampleSet,
-    ) -> tuple[dict, list[dict]]:
-        """Fidelity by output, and by layer, worst first."""
-        return (
-            fidelity.compare_outputs(source.graph, written.model, held_out),
-            fidelity.compare_layers(
-                source.graph,
-                written.reference,
-                written.model,
-                held_out,
-            ),
-        )
-
     def _ranges(
         self,
         graph: ir.Graph,
@@ -321,7 +323,9 @@ class TFLiteWriter:
                 }
 
         return convert.by_converter(
-            frozen.to_function(frozen.with_batch_size(graph, 1)),
+            frozen.to_function(
+                frozen.with_batch_size(graph, 1), as_written=True
+            ),
             dataset,
             io_type=config.io_type,
             activation_bits=config.activation_bits,
@@ -339,17 +343,8 @@ def to_float_tflite(graph: ir.Graph) -> bytes:
       errors.UserError: the batch size is fixed to another number, or an
         operation has no TFLite kernel.
     """
-    fixed = {port.shape[0] for port in graph.inputs} - {None, 1}
-    if fixed and not frozen.accepts_batch_size(graph, 1):
-        raise errors.UserError(
-            "model",
-            got=f"a batch size fixed to {fixed.pop()}",
-            expected="an open batch size, or 1",
-            remedy="export the model with batch size None",
-        )
-    single = frozen.with_batch_size(graph, 1)
     return convert.to_float(
-        frozen.to_function(single),
+        frozen.to_function(open_shapes.of_one_sample(graph), as_written=True),
         input_names=[port.name for port in graph.inputs],
         output_names=[port.name for port in graph.outputs],
     )

@@ -8,12 +8,13 @@ import tensorflow as tf
 import tiny_graphs
 
 from dsg_tf import (
+    layer_rows,
     learned_rounding,
     linear_layers,
     qtypes,
     weight_scales,
 )
-from dsg_tf.graph import frozen, ir
+from dsg_tf.graph import evaluation, ir
 from dsg_tf.transforms import (
     adaround,
     bias_correction,
@@ -50,7 +51,7 @@ def _samples(n=20, shape=(8, 8, 4)):
 
 def _evaluate(graph, tensors, samples):
     feeds = {f"{name}:0": value for name, value in samples.items()}
-    values = frozen.evaluate(graph, tensors, feeds)
+    values = evaluation.evaluate(graph, tensors, feeds)
     return [values[t].astype(np.float64) for t in tensors]
 
 
@@ -260,8 +261,17 @@ class TestNetwork:
         result, report = adaround.adaround(
             graph, grids, _samples(), config=_QUICK
         )
-        assert len(report.rows) == len(result.weight_grids) == 2
+        assert len(result.weight_grids) == 2
+        assert [row.applied for row in report.rows] == [
+            False,
+            True,
+            True,
+            False,
+        ]
+        names = [layer.name for layer in _layers(graph)]
+        assert [row.node for row in report.rows] == names
         for number in (0, 3):
+            assert report.rows[number].reason == "no grid; left float"
             before, after = _layers(graph)[number], _layers(result)[number]
             np.testing.assert_array_equal(before.kernel, after.kernel)
             np.testing.assert_array_equal(before.bias, after.bias)
@@ -316,6 +326,44 @@ class TestNetwork:
         assert seen[0] == 20
         assert 12 <= seen[1] <= 14
         assert seen[2:] == [40, 20]
+
+
+_UNKNOWN = {
+    # 8 x 8 positions of an image, whatever it says of its size.
+    "open image": (
+        lambda x: tf.nn.conv2d(x, _draw(3, 3, 4, 6), 1, "SAME"),
+        (None, None, None, 4),
+    ),
+    "flattened product": (
+        lambda x: tf.reshape(x, [-1, 4]) @ _draw(4, 5),
+        (None, 8, 8, 4),
+    ),
+    "flattened product of a fixed batch": (
+        lambda x: tf.reshape(x, [-1, 4]) @ _draw(4, 5),
+        (4, 8, 8, 4),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", _UNKNOWN)
+def test_rows_are_held_within_their_bound_at_unknown_positions(
+    name, monkeypatch
+):
+    monkeypatch.setattr(adaround, "_MAX_ROWS", 100)
+    collected = []
+    collect = layer_rows.collect
+
+    def counted(*args, **kwargs):
+        collected.append(collect(*args, **kwargs))
+        return collected[-1]
+
+    monkeypatch.setattr(layer_rows, "collect", counted)
+    function, shape = _UNKNOWN[name]
+    graph = tiny_graphs.freeze(function, shape)
+    adaround.adaround(graph, _grids(graph), _samples(), config=_QUICK)
+    # Of 1280 positions; each of at most five batches rounds its own number.
+    (rows,) = collected
+    assert abs(rows.inputs.shape[1] - 100) <= 2.5
 
 
 class _Store(dict):
@@ -426,7 +474,7 @@ class TestOrders:
                 _on_grid(layer, grid)
             assert len(result.weight_grids) == 3
             # Measured: 5 % with 6 bits, by BN's means of inputs that are not.
-            change = frozen.relative_change(graph, result, samples)
+            change = evaluation.relative_change(graph, result, samples)
             assert change < 0.15, method
 
     def test_bounds_of_equalized_channels_are_where_the_error_counts(self):

@@ -3,17 +3,20 @@
 The levels, lowest first; a module may import modules of its own level and of
 those below, never in a circle:
 
-  0  errors, config, qtypes, quiet, progress, samples, files,
-     layer_store: no TensorFlow
+  0  errors, config, qtypes, quiet, progress, samples, files, layer_store,
+     labelled_images; of batches grid, fingerprints, run_record, run_table,
+     run_metrics, runner, local_runner, schedule: no TensorFlow
   1  arithmetic and graphs: uniform, observers, graph/*; tflite.flatbuffer,
      which reads and writes the file format and knows nothing else
   2  what a graph tells: bn_*, input_domain, classifier_head,
      quantization_points with fused_*, ...; and tflite.interpreter, which
      runs files and so serves calibration above it
   3  synthesis/*, calibration, source_model: from here on Keras; transforms/*,
-     of which none imports another (the report's type aside)
+     of which none imports another (the report's type aside); sample_moments,
+     diversity
   4  the rest of tflite/*, verify, report, fidelity, sampling,
-     bn_ranges, passes, simulation, writers
+     bn_ranges, passes, simulation, writers; drawing, moment_histograms,
+     moment_boxes
   5  pipeline
   6  command lines
 """
@@ -33,22 +36,26 @@ import pytest
 
 _ROOT = pathlib.Path(__file__).absolute().parent.parent
 _LEVELS = (
-    "dsg_tf errors config qtypes quiet progress samples files layer_store",
+    "dsg_tf errors config qtypes quiet progress samples files layer_store"
+    " labelled_images lifeline folder_lock fingerprints grid run_record"
+    " run_table run_metrics runner local_runner schedule",
     "uniform observers weight_scales graph.* tflite.flatbuffer",
     "bn_statistics bn_patterns other_norms input_domain domain_fit"
     " preprocessing classifier_head tflite.interpreter"
     " quantization_points fused_chains fused_patterns linear_layers"
-    " channel_paths channel_statistics layer_rows learned_rounding",
-    "synthesis.* calibration source_model transforms.*",
+    " layer_edits channel_paths channel_statistics layer_rows learned_rounding",
+    "synthesis.* calibration source_model transforms.* classifiers"
+    " sample_moments diversity",
     "tflite.* verify report fidelity sampling bn_ranges passes simulation"
-    " writers",
+    " writers drawing moment_histograms moment_boxes",
     "pipeline",
-    "cli quantize",
+    "cli quantize quantize_flags synthetic_samples image_flags image_samples"
+    " evaluate batch batch_flags batch_plan figures",
 )
 _LEVEL = {
     name: level for level, names in enumerate(_LEVELS) for name in names.split()
 }
-_COMMANDS = {"cli", "quantize"}
+_COMMANDS = set(_LEVELS[-1].split())
 _KERAS_FROM = 3
 _REPORT = "transforms.pass_report"
 # Reads .keras and .h5 files, and imports Keras only when it meets one.
@@ -253,8 +260,12 @@ def _modules_loaded_by(*argv: str) -> set[str]:
     [
         ("-c", "import dsg_tf; dsg_tf.PipelineConfig(); dir(dsg_tf)"),
         ("-m", "dsg_tf.quantize", "--help"),
+        ("-m", "dsg_tf.synthetic_samples", "--help"),
+        ("-m", "dsg_tf.evaluate", "--help"),
+        ("-m", "dsg_tf.batch", "--help"),
+        ("-m", "dsg_tf.figures", "--help"),
     ],
-    ids=["import", "help"],
+    ids=["import", "quantize", "samples", "evaluate", "batch", "figures"],
 )
 def test_light_commands_do_not_load_tensorflow(argv):
     loaded = _modules_loaded_by(*argv)

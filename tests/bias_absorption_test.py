@@ -8,7 +8,7 @@ import tensorflow as tf
 import tiny_graphs
 
 from dsg_tf import linear_layers, weight_scales
-from dsg_tf.graph import frozen, ir
+from dsg_tf.graph import evaluation, ir
 from dsg_tf.transforms import bias_absorption, weight_rounding
 
 _UNIT = np.finfo(np.float32).eps / 2
@@ -53,7 +53,7 @@ def _net(act=tf.nn.relu, size=1, padding="VALID", between=None):
 
 def _output(graph, x):
     tensor = graph.outputs[0].tensor
-    (value,) = frozen.evaluate(graph, [tensor], {"x:0": x}).values()
+    (value,) = evaluation.evaluate(graph, [tensor], {"x:0": x}).values()
     assert np.isfinite(value).all()
     return value.astype(np.float64)
 

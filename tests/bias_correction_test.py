@@ -15,7 +15,7 @@ from dsg_tf import (
     linear_layers,
     weight_scales,
 )
-from dsg_tf.graph import frozen, ir
+from dsg_tf.graph import evaluation, ir
 from dsg_tf.transforms import (
     adaround,
     bias_correction,
@@ -89,7 +89,7 @@ def _samples(n=24):
 def _means(graph, tensors, samples):
     """Means and deviations by channel of tensors, channels last, float64."""
     feeds = {f"{name}:0": value for name, value in samples.items()}
-    values = frozen.evaluate(graph, tensors, feeds)
+    values = evaluation.evaluate(graph, tensors, feeds)
     rows = [
         values[t].astype(np.float64).reshape(-1, values[t].shape[-1])
         for t in tensors
@@ -318,7 +318,7 @@ class TestWhatStays:
         reasons = {row.reason for row in report.rows}
         assert reasons == {"its weights are as before"}
         # The bias that a layer got is zero: the same operations.
-        assert frozen.relative_change(graph, result, _samples()) == 0
+        assert evaluation.relative_change(graph, result, _samples()) == 0
 
     def test_learned_rounding_needs_no_correction(self):
         """AdaRound has set the means: what is left is rounding error."""

@@ -9,7 +9,7 @@ import tensorflow as tf
 import tf_keras
 
 from dsg_tf import bn_statistics, errors
-from dsg_tf.graph import frozen, loading
+from dsg_tf.graph import evaluation, frozen, loading
 
 _KERAS = pytest.mark.parametrize(
     "api", [keras, tf_keras], ids=["keras3", "keras2"]
@@ -78,7 +78,7 @@ def _check_oracle(graph, found, seed=0):
         ).astype(port.dtype.as_numpy_dtype)
         for port in graph.inputs
     }
-    values = frozen.evaluate(graph, [found.input, found.output], feeds)
+    values = evaluation.evaluate(graph, [found.input, found.output], feeds)
     x = values[found.input].astype(np.float64)
     shape = [1] * x.ndim
     shape[found.channel_axis] = -1
@@ -146,7 +146,9 @@ class TestKerasLayers:
         _check_oracle(graph, found)
         assert found.producer == producer
         sample = rng.normal(size=(2, *shape)).astype(np.float32)
-        (x,) = frozen.evaluate(graph, [found.input], {"x:0": sample}).values()
+        (x,) = evaluation.evaluate(
+            graph, [found.input], {"x:0": sample}
+        ).values()
         # The same operations on the same numbers, in another order at most.
         np.testing.assert_allclose(x, before(sample), rtol=1e-5, atol=1e-5)
 

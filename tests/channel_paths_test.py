@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from dsg_tf import channel_paths, linear_layers
+from dsg_tf import channel_paths, layer_edits, linear_layers
 from dsg_tf.graph import frozen
 from tests import tiny_graphs
 
@@ -213,7 +213,7 @@ def _check_factor(graph, path):
     256 terms, about as large as the output (unit normal kernels).
     """
     scale = 2.0 ** np.arange(path.first.out_channels)
-    edit = linear_layers.Edit(graph)
+    edit = layer_edits.Edit(graph)
     first, second = path.first, path.second
     bias = None if first.bias is None else first.bias / scale
     edit.set(first, first.with_scaled_outputs(first.kernel, 1 / scale), bias)
@@ -403,7 +403,7 @@ class TestBroken:
 
 
 def _bounded(graph, bounds):
-    edit = linear_layers.Edit(graph)
+    edit = layer_edits.Edit(graph)
     channel_paths.set_bounds(edit, graph, bounds)
     return edit.graph()
 

@@ -130,7 +130,7 @@ def _found(function, *, shape=(8, 8, 6), count=1):
 
 
 def _same(a, b):
-    for name in ("mean", "deviation", "low", "high"):
+    for name in ("mean", "deviation", "low", "high", "least", "most"):
         np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
 
 
@@ -223,8 +223,30 @@ class TestFind:
 
     def test_a_sum_is_within_the_sum_of_the_intervals(self):
         (found,) = _found(lambda x, y: tf.nn.relu6(x) + tf.nn.relu(y), count=2)
-        np.testing.assert_array_equal(found.low, np.zeros(6))
-        assert np.isposinf(found.high).all()
+        low, high = found.interval(3.0)
+        # Three deviations below the mean would be below zero.
+        assert (found.mean < 3 * found.deviation)[:4].all()
+        np.testing.assert_array_equal(low[:4], np.zeros(4))
+        np.testing.assert_array_equal(high, found.mean + 3 * found.deviation)
+
+    @pytest.mark.parametrize(
+        "behind", [tf.identity, tf.nn.relu], ids=["alone", "Relu"]
+    )
+    def test_a_sum_of_clipped_ones_has_the_moments_of_samples(self, behind):
+        """A normal variable clipped where they end would have another mean."""
+        (found,) = _found(
+            lambda x, y: behind(tf.nn.relu(x) + tf.nn.relu(y)), count=2
+        )
+        samples = np.maximum(_draw(0), 0) + np.maximum(_draw(1), 0)
+        _check_moments(found, samples)
+
+    def test_a_clip_inside_of_a_sum_clips(self):
+        (found,) = _found(
+            lambda x, y: tf.nn.relu6(tf.nn.relu(x) + tf.nn.relu(y)), count=2
+        )
+        assert np.isneginf(found.low).all()
+        np.testing.assert_array_equal(found.high, np.full(6, 6.0))
+        np.testing.assert_array_equal(found.most, np.full(6, 6.0))
 
     def test_a_sum_with_one_unknown_is_unknown(self):
         assert _found(lambda x: x + tf.sigmoid(x)) == [None]

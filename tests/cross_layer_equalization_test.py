@@ -10,13 +10,13 @@ import tensorflow as tf
 import tiny_graphs
 
 from dsg_tf import channel_statistics, linear_layers
-from dsg_tf.graph import frozen, ir
+from dsg_tf.graph import evaluation, ir
 from dsg_tf.transforms import cross_layer_equalization, fold_batch_norm
 
 _UNIT = np.finfo(np.float32).eps / 2
 # The pass stops when no factor moves by more than this in a round. A pair's
 # two ranges can each have moved by as much after the pair was last balanced.
-_SETTLED = 2e-4 + 4 * _UNIT
+_SETTLED = 2e-3 + 4 * _UNIT
 
 
 def _draw(*shape, seed=0):
@@ -216,7 +216,9 @@ class TestChain:
         for left, right in pairs:
             np.testing.assert_allclose(_made(left), _read(right), rtol=_SETTLED)
         # A depthwise channel is read and made by the same weights.
-        np.testing.assert_allclose(_made(first), _read(second), rtol=2e-3)
+        np.testing.assert_allclose(
+            _made(first), _read(second), rtol=2 * _SETTLED
+        )
         assert [row.applied for row in report.rows] == [True] * 3 + [False]
 
     def test_biases_follow_their_channels(self):
@@ -254,7 +256,7 @@ class TestChain:
             assert (value < 0).any()
         for each in (graph, result):
             tensor = each.outputs[0].tensor
-            (found,) = frozen.evaluate(each, [tensor], {"x:0": x}).values()
+            (found,) = evaluation.evaluate(each, [tensor], {"x:0": x}).values()
             assert np.isfinite(found).all()
             # Behind factors, weights and bounds are rounded twice: 2 u more
             # on top of at least (8 + 3) u a layer.
@@ -316,7 +318,7 @@ class TestClips:
         )
         far = {"x": np.full((1, 1), 11, np.float32)}
         # 4 relu(12) + 1 = 49 against 25.
-        change = frozen.relative_change(graph, result, far)
+        change = evaluation.relative_change(graph, result, far)
         np.testing.assert_allclose(change, 24 / 25, rtol=1e-6)
 
     def test_a_bound_that_is_there_already_moves(self):
@@ -397,7 +399,7 @@ def test_the_function_stays_along_every_way(way, sampled):
     # Largest outputs come from hundreds of products without much of a
     # cancellation: two sums of at most 384 terms, each rounded at worst
     # half a unit, and so on the way before of 27 terms.
-    change = frozen.relative_change(graph, result, {"x": x})
+    change = evaluation.relative_change(graph, result, {"x": x})
     assert change <= 2 * (384 + 27) * _UNIT
 
 
@@ -460,6 +462,23 @@ def test_a_residual_block_is_equalized_inside():
     np.testing.assert_allclose(_made(inner), _read(last), rtol=_SETTLED)
 
 
+def test_a_long_chain_settles_before_the_rounds_end(monkeypatch):
+    """As long as MobileNetV1, and no round that was to come moves anything."""
+    kernels = [_spread(6, 6, seed=n) for n in range(27)]
+
+    def function(x):
+        for kernel in kernels:
+            x = tf.nn.relu(x @ kernel)
+        return x
+
+    graph = tiny_graphs.freeze(function, (None, 6))
+    result, _ = cross_layer_equalization.equalize(graph)
+    most = cross_layer_equalization._MAX_ROUNDS
+    monkeypatch.setattr(cross_layer_equalization, "_MAX_ROUNDS", 2 * most)
+    again, _ = cross_layer_equalization.equalize(graph)
+    assert again.to_graph_def() == result.to_graph_def()
+
+
 def test_layers_that_share_a_kernel_part():
     kernel = _spread(6, 6)
     graph = tiny_graphs.freeze(
@@ -473,7 +492,7 @@ def test_layers_that_share_a_kernel_part():
         np.testing.assert_allclose(_made(left), _read(right), rtol=_SETTLED)
     x = {"x": np.abs(_draw(4, 6)).astype(np.float32)}
     # Three sums of six products, in two networks.
-    assert frozen.relative_change(graph, result, x) <= 2 * 3 * 9 * _UNIT
+    assert evaluation.relative_change(graph, result, x) <= 2 * 3 * 9 * _UNIT
 
 
 class TestDeadChannels:
@@ -518,7 +537,7 @@ class TestDeadChannels:
         assert 0 < first.bias[2] <= 3.5 * (1 + 1e-3)
         assert before.bias[2] == pytest.approx(2.0)
         x = {"x": _draw(8, 4).astype(np.float32)}
-        assert frozen.relative_change(graph, result, x) <= 2 * 20 * _UNIT
+        assert evaluation.relative_change(graph, result, x) <= 2 * 20 * _UNIT
 
     def test_a_channel_that_is_always_off_keeps_a_bias_of_some_size(self):
         """Below zero for good: it reaches nothing, but its bias is stored."""
@@ -568,7 +587,7 @@ class TestRangeGrowth:
         )
         np.testing.assert_allclose(made[~near], read[~near], rtol=_SETTLED)
         x = {"x": _draw(8, 5).astype(np.float32)}
-        assert frozen.relative_change(graph, held, x) <= 2 * 30 * _UNIT
+        assert evaluation.relative_change(graph, held, x) <= 2 * 30 * _UNIT
 
     def test_without_batch_norm_there_is_no_limit(self):
         graph = _pair(

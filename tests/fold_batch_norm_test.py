@@ -9,7 +9,7 @@ import tensorflow as tf
 import tf_keras
 
 from dsg_tf import bn_statistics, linear_layers, qtypes
-from dsg_tf.graph import frozen, ir
+from dsg_tf.graph import evaluation, frozen, ir
 from dsg_tf.transforms import fold_batch_norm
 from tests import tiny_graphs, tiny_models
 
@@ -100,6 +100,10 @@ def _tolerance(graph, x):
     return 2 * (layer.rows().shape[1] + 8) * _EPS * size
 
 
+def _count_sums(graph):
+    return sum(node.op in ("Add", "AddV2", "BiasAdd") for node in graph)
+
+
 def _check(graph, *shape):
     """Folds a graph of one layer and its BN; returns it and the report."""
     folded, report = fold_batch_norm.fold_batch_norm(graph)
@@ -138,6 +142,10 @@ _LAYERS = {
     "conv1d": (lambda k, b: k.Conv1D(5, 3, use_bias=b), (8, 3)),
     "dilated1d": (
         lambda k, b: k.Conv1D(5, 3, dilation_rate=2, use_bias=b),
+        (8, 3),
+    ),
+    "depthwise1d": (
+        lambda k, b: k.DepthwiseConv1D(3, depth_multiplier=2, use_bias=b),
         (8, 3),
     ),
     "dense": (lambda k, b: k.Dense(5, use_bias=b), (7,)),
@@ -201,7 +209,7 @@ class TestKeras:
         folded, report = fold_batch_norm.fold_batch_norm(graph)
         assert not report.skipped
         assert len(report.rows) == len(bn_statistics.find(graph))
-        change = frozen.relative_change(
+        change = evaluation.relative_change(
             graph, folded, {"x": _random(4, *shape)}
         )
         assert change <= 1000 * _EPS
@@ -223,20 +231,34 @@ class TestKeras:
         convs = [layer.name for layer in linear_layers.find(folded)]
         assert convs == ["stem_conv", "block_conv", "head_conv"]
 
-    def test_a_separable_layer_keeps_a_bias_before_its_squeeze(self):
-        """Keras 2 adds it to an image of one row: told, and left alone."""
-        model = tf_keras.Sequential(
+    @_KERAS
+    @pytest.mark.parametrize("dilation", [1, 2])
+    @pytest.mark.parametrize("bias", [False, True], ids=["plain", "biased"])
+    def test_a_separable_layer_takes_its_bn(self, api, dilation, bias):
+        """Keras 2 adds the bias to an image of one row, and squeezes then."""
+        model = api.Sequential(
             [
-                tf_keras.Input((8, 3)),
-                tf_keras.layers.SeparableConv1D(5, 3),
-                tf_keras.layers.BatchNormalization(),
+                api.Input((8, 3)),
+                api.layers.SeparableConv1D(
+                    5, 3, dilation_rate=dilation, use_bias=bias
+                ),
+                api.layers.BatchNormalization(epsilon=_EPSILON),
             ]
         )
+        _randomise(model)
         graph = _freeze(model, 8, 3)
         folded, report = fold_batch_norm.fold_batch_norm(graph)
-        assert folded.text() == graph.text()
-        (row,) = report.skipped
-        assert row.reason == "a reshape stands between bias and BN"
+        assert [row.applied for row in report.rows] == [True]
+        assert bn_statistics.find(folded) == ()
+        _check_weights(graph, folded)
+        # The old bias is gone, not added as well.
+        assert _count_sums(folded) == 1
+        # Sums of three products, twice, and a dozen roundings of what is at
+        # most a few times as large as the largest output.
+        change = evaluation.relative_change(
+            graph, folded, {"x": _random(4, 8, 3)}
+        )
+        assert change <= 100 * _EPS
 
 
 def _parameters(channels, seed=0):
@@ -282,6 +304,10 @@ def _conv(x, channels=5, seed=0, padding="SAME", **kwargs):
     return tf.nn.conv2d(x, kernel, 1, padding, **kwargs)
 
 
+def _reshaped_by_own_shape(y):
+    return _decomposed(tf.reshape(y, [tf.shape(y)[0], 8, 5]))
+
+
 class TestForms:
     @_NORM
     @pytest.mark.parametrize(
@@ -302,6 +328,39 @@ class TestForms:
         folded, _ = _check(graph, 8, 8, 3)
         ops = [node.op for node in folded if node.op != "Const"]
         assert len(ops) == 3  # Placeholder, the layer, its bias.
+
+    # A fused BN takes images alone.
+    @pytest.mark.parametrize("norm", [_decomposed, _by_hand])
+    @pytest.mark.parametrize(
+        "reshape",
+        [
+            lambda y: tf.squeeze(y, [1]),
+            lambda y: tf.reshape(y, [-1, 8, 5]),
+            lambda y: tf.squeeze(tf.expand_dims(tf.squeeze(y, [1]), 1), [1]),
+        ],
+        ids=["Squeeze", "Reshape", "three"],
+    )
+    def test_a_bias_moves_behind_the_reshape(self, norm, reshape):
+        graph = tiny_graphs.freeze(
+            lambda x: norm(reshape(_conv(x) + _random(5))), (None, 1, 8, 3)
+        )
+        folded, _ = _check(graph, 1, 8, 3)
+        (layer,) = linear_layers.find(folded)
+        assert len(folded.shape(layer.linear_output)) == 3
+        assert _count_sums(folded) == 1
+
+    def test_a_reshape_to_a_shape_of_the_sum_leaves_one_bias(self):
+        """Whatever reads the sum on the way to the BN reads the layer then."""
+        graph = tiny_graphs.freeze(
+            lambda x: _reshaped_by_own_shape(_conv(x) + _random(5)),
+            (None, 1, 8, 3),
+        )
+        folded, report = fold_batch_norm.fold_batch_norm(graph)
+        assert [row.applied for row in report.rows] == [True]
+        x = _random(3, 1, 8, 3)
+        (before,), (after,) = _run_apart(graph, x), _run(folded, x)
+        assert (np.abs(after - before) <= _tolerance(graph, x)).all()
+        assert _count_sums(folded) == 1
 
     @_NORM
     def test_bn_behind_bn_goes_into_the_layer_too(self, norm):
@@ -474,6 +533,14 @@ class TestSkipped:
             return norm(y), also(y)
 
         reasons = self._check(function, 8, 8, 3)
+        assert reasons == ["others read the layer's output too"]
+
+    def test_a_bias_that_others_read_before_a_squeeze_stays(self):
+        def function(x):
+            y = _conv(x) + _random(5)
+            return _decomposed(tf.squeeze(y, [1])), tf.nn.relu(y)
+
+        reasons = self._check(function, 1, 8, 3)
         assert reasons == ["others read the layer's output too"]
 
     def test_what_is_inside_the_bn_may_be_read_by_nobody_else(self):

@@ -9,7 +9,7 @@ import tensorflow as tf
 import tf_keras
 
 from dsg_tf import layer_rows, linear_layers
-from dsg_tf.graph import frozen
+from dsg_tf.graph import evaluation
 from tests import tiny_graphs
 
 _EPS = np.finfo(np.float32).eps
@@ -77,7 +77,7 @@ def _values(graph, layer, samples):
     """Inputs of the layer and outputs of its operation, bias added."""
     tensors = [layer.input, graph[layer.node].output]
     bias = 0.0 if layer.bias is None else layer.bias
-    batches = frozen.batches(graph, tensors, {"x": samples}, size=2)
+    batches = evaluation.batches(graph, tensors, {"x": samples}, size=2)
     return [(x, y + bias) for x, y in batches]
 
 

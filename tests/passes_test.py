@@ -10,7 +10,7 @@ import tiny_graphs
 import tiny_models
 
 from dsg_tf import config, linear_layers, passes
-from dsg_tf.graph import frozen, loading
+from dsg_tf.graph import evaluation, loading
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +55,8 @@ def test_the_reference_is_the_float_function(graph, arrays):
     settings = config.ExportConfig(equalize=True, weight_bits=2)
     prepared = passes.run(graph, arrays, settings)
     # float32 through three layers of a few dozen products each.
-    assert frozen.relative_change(graph, prepared.reference, arrays) < 1e-5
-    assert frozen.relative_change(graph, prepared.graph, arrays) > 1e-2
+    assert evaluation.relative_change(graph, prepared.reference, arrays) < 1e-5
+    assert evaluation.relative_change(graph, prepared.graph, arrays) > 1e-2
 
 
 def test_graph_and_reference_have_the_same_nodes(graph, arrays):

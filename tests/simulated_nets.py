@@ -11,7 +11,7 @@ import tflite_nets
 import tiny_graphs
 
 from dsg_tf import calibration, qtypes, quantization_points, uniform
-from dsg_tf.graph import frozen, ir
+from dsg_tf.graph import evaluation, frozen, ir
 from dsg_tf.tflite import convert, export, flatbuffer, interpreter, policy
 
 _draw = tflite_nets._weights
@@ -129,7 +129,7 @@ def on_grid(graph: ir.Graph) -> ir.Graph:
     for node in graph:
         if node.op not in _CHANNELS or not graph.is_constant(node.inputs[1]):
             continue
-        (values,) = frozen.evaluate(graph, [node.inputs[1]]).values()
+        (values,) = evaluation.evaluate(graph, [node.inputs[1]]).values()
         axes = [a % values.ndim for a in _CHANNELS[node.op]]
         if node.op == "BatchMatMulV2" and values.ndim != 2:
             axes = []  # One scale: the file keeps a BATCH_MATMUL.
@@ -153,7 +153,7 @@ def on_grid(graph: ir.Graph) -> ir.Graph:
 def to_float_tflite(graph: ir.Graph) -> bytes:
     """A graph of batch size 1 as a float .tflite."""
     return convert.to_float(
-        frozen.to_function(graph),
+        frozen.to_function(graph, as_written=True),
         input_names=[port.name for port in graph.inputs],
         output_names=[port.name for port in graph.outputs],
     )

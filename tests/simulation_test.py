@@ -7,49 +7,25 @@ import pytest
 import tiny_models
 
 from benchmarks import cases
-from dsg_tf import config, passes, samples, simulation, verify, writers
-from dsg_tf.graph import frozen, loading
-from dsg_tf.tflite import interpreter
-
-
-def _both(model, calibrating, images, folder, **export):
-    """Outputs of the .tflite and of the simulation, W8A8 unless told."""
-    graph = loading.load(model)
-    (port,) = graph.inputs
-    settings = config.ExportConfig(**export)
-    sample_set = samples.SampleSet({port.name: calibrating})
-    prepared = passes.run(graph, sample_set.arrays, settings)
-    written = writers.of(settings).write(
-        prepared, sample_set, folder / "model.tflite"
-    )
-    ranges = simulation.ranges_of(prepared.graph, sample_set.arrays, bits=8)
-    simulated, _ = simulation.simulate(prepared.graph, ranges, bits=8)
-    (tensor,) = [p.tensor for p in simulated.outputs]
-    values = [
-        batch
-        for (batch,) in frozen.batches(simulated, [tensor], {port.name: images})
-    ]
-    found = {"simulation": np.concatenate(values)}
-    for name, delegates in (("file", True), ("builtin", False)):
-        runner = interpreter.Interpreter(written.model, delegates=delegates)
-        (found[name],) = runner.run({port.name: images}).values()
-    (tensor,) = [p.tensor for p in graph.outputs]
-    values = [
-        batch
-        for (batch,) in frozen.batches(graph, [tensor], {port.name: images})
-    ]
-    return {**found, "float": np.concatenate(values)}
+from benchmarks import simulation as benchmark
+from dsg_tf import config, passes, simulation, verify
+from dsg_tf.graph import evaluation, loading
 
 
 def test_8_bits_are_as_near_to_the_file_as_its_own_kernels(tmp_path):
     rng = np.random.default_rng(0)
     images = rng.normal(size=(24, 8, 8, 3)).astype(np.float32)
-    found = _both(tiny_models.classifier(), images[:8], images[8:], tmp_path)
-    near = verify.compare(found["file"], found["simulation"]).sqnr_db
-    kernels = verify.compare(found["file"], found["builtin"]).sqnr_db
+    found = benchmark.outputs(
+        tiny_models.classifier(),
+        images[:8],
+        images[8:],
+        tmp_path / "model.tflite",
+    )
+    near = verify.compare(found["xnnpack"], found["simulation"]).sqnr_db
+    kernels = verify.compare(found["xnnpack"], found["builtin"]).sqnr_db
     # Two implementations of one arithmetic: they differ at ties, each by one
     # step of a tensor; the float model differs by rounding everywhere.
-    assert near > verify.compare(found["file"], found["float"]).sqnr_db + 6
+    assert near > verify.compare(found["xnnpack"], found["float"]).sqnr_db + 6
     assert near > min(kernels, 50) - 6
 
 
@@ -62,7 +38,7 @@ def test_fewer_bits_are_farther_from_float(tmp_path):
     for bits in (4, 5, 6, 7):
         ranges = simulation.ranges_of(prepared.graph, arrays, bits=bits)
         simulated, _ = simulation.simulate(prepared.graph, ranges, bits=bits)
-        errors.append(frozen.relative_change(graph, simulated, arrays))
+        errors.append(evaluation.relative_change(graph, simulated, arrays))
     assert np.isfinite(errors).all()
     assert errors == sorted(errors, reverse=True)
 
@@ -90,13 +66,18 @@ def test_top1_of_simulation_and_file_agree_on_real_images(
     calibrating, _ = cases.load_images(case, shared, tuning=True)
     images, labels = cases.load_images(case, shared)
     images, labels = images[:400], labels[:400]
-    found = _both(str(shared / case.model), calibrating[:32], images, tmp_path)
+    found = benchmark.outputs(
+        str(shared / case.model),
+        calibrating[:32],
+        images,
+        tmp_path / "model.tflite",
+    )
     top1 = {
         key: 100 * np.mean(values.argmax(1) == labels)
         for key, values in found.items()
     }
-    same = np.mean(found["file"].argmax(1) == found["simulation"].argmax(1))
+    same = np.mean(found["xnnpack"].argmax(1) == found["simulation"].argmax(1))
     # Measured 99.3 and 99.5 %, the two runtimes 98.1 and 99.5 % among
     # themselves; an image is 0.25 points here.
     assert same > 0.98
-    assert abs(top1["file"] - top1["simulation"]) <= 0.75
+    assert abs(top1["xnnpack"] - top1["simulation"]) <= 0.75

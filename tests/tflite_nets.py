@@ -7,13 +7,15 @@ tie scales, outputs that are inputs, layers that never fire.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 
 import numpy as np
 import tensorflow as tf
 from tensorflow.python.framework import convert_to_constants
 
-from dsg_tf.tflite import convert
+from dsg_tf import qtypes
+from dsg_tf.tflite import convert, weight_grids
 
 SHAPE = (8, 8, 4)
 
@@ -219,3 +221,39 @@ def samples(count: int = 8, seed: int = 0) -> dict[str, np.ndarray]:
     """Inputs of the nets, float32 (count, 8, 8, 4) from N(0, 1)."""
     values = np.random.default_rng(seed).normal(0, 1, (count, *SHAPE))
     return {"x": values.astype(np.float32)}
+
+
+def grid_of_kernel(
+    kernel: np.ndarray,
+    op: str,
+    params: qtypes.QuantParams,
+    *,
+    name: str = "",
+    transpose_b: bool = False,
+) -> weight_grids.WeightGrid:
+    """The grid of a kernel in TensorFlow's layout.
+
+    Args:
+      kernel: float32, on the grid. Conv2D (H, W, C / groups, O),
+        DepthwiseConv2dNative (H, W, C, M), Conv2DBackpropInput (H, W, O, C),
+        MatMul and BatchMatMul (C, O) or, with `transpose_b`, (O, C).
+      op: TensorFlow's operation.
+      params: scales in the order of output channels (depthwise c * M + m), or
+        one. Their axis may be any layout's: it is not looked at.
+      name: the layer, for reports.
+      transpose_b: of a MatMul.
+    """
+    if op == "DepthwiseConv2dNative":
+        kernel, axis = kernel.reshape(*kernel.shape[:2], -1), 2
+    elif op in ("Conv2D", "Conv2DBackpropInput"):
+        axis = 3 if op == "Conv2D" else 2
+    else:
+        axis = 0 if transpose_b else 1
+    values = np.moveaxis(kernel, axis, 0)
+    one = params.scale.size == 1 < values.shape[0]
+    per_tensor = params.axis is None or one
+    return weight_grids.WeightGrid(
+        values,
+        dataclasses.replace(params, axis=None if per_tensor else 0),
+        name,
+    )

@@ -19,7 +19,6 @@ from dsg_tf.tflite import (
     plan,
     readback,
     recipe,
-    weight_grids,
     weights,
 )
 
@@ -47,7 +46,7 @@ def _two_convolutions(first, second):
 @pytest.mark.parametrize("bits", [8, 16, 32])
 def test_a_layers_container_is_its_own_whatever_its_name(names, bits):
     model, kernels = _two_convolutions(*names)
-    grid = weight_grids.WeightGrid.of_kernel(
+    grid = tflite_nets.grid_of_kernel(
         np.sign(kernels[1]),
         "Conv2D",
         qtypes.QuantParams([1.0], [0], -127, 127),

@@ -184,7 +184,7 @@ def _given(rng, shape, op, bits, *, per_channel, name):
         "DepthwiseConv2dNative": lambda v: v.transpose(1, 2, 0, 3),
         "MatMul": lambda v: v.T,
     }[op](values)
-    grid = weight_grids.WeightGrid.of_kernel(kernel, op, params, name=name)
+    grid = tflite_nets.grid_of_kernel(kernel, op, params, name=name)
     return kernel, grid, codes
 
 

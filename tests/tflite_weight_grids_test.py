@@ -88,7 +88,7 @@ def test_a_tensorflow_kernel_is_found_and_keeps_its_grid(
     view = flatbuffer.read(
         convert.to_float(tflite_nets.frozen(lambda x: function(x, kernel)))
     )
-    grid = weight_grids.WeightGrid.of_kernel(
+    grid = tflite_nets.grid_of_kernel(
         kernel, op_name, params, transpose_b=name == "dense_transposed"
     )
     chosen = weights.choose(view, weights.Options(bits=3, grids=[grid]))
@@ -110,13 +110,13 @@ def test_one_weight_in_the_last_place_is_another_model():
     nudged = kernel.copy()
     nudged[0, 0, 0, 0] = np.nextafter(nudged[0, 0, 0, 0], np.float32(9))
     for value, found in ((kernel, True), (nudged, False)):
-        grid = weight_grids.WeightGrid.of_kernel(value, "Conv2D", params)
+        grid = tflite_nets.grid_of_kernel(value, "Conv2D", params)
         assert grid.matches(kernel.transpose(3, 0, 1, 2), 0) == found
 
 
 def test_equal_bytes_with_other_channels_are_no_match():
     kernel, params = _on_grid((4, 6), (1,), 4, per_channel=False)
-    grid = weight_grids.WeightGrid.of_kernel(kernel, "MatMul", params)
+    grid = tflite_nets.grid_of_kernel(kernel, "MatMul", params)
     assert grid.matches(kernel.T.copy(), 0)
     assert not grid.matches(kernel.T.reshape(4, 6), 0)
     assert not grid.matches(kernel.T.copy(), 1)
@@ -124,7 +124,7 @@ def test_equal_bytes_with_other_channels_are_no_match():
 
 def test_a_grouped_convolution_is_found_as_a_depthwise_one():
     kernel, params = _on_grid((3, 2, 1, 8), (3,), 4, per_channel=True)
-    grid = weight_grids.WeightGrid.of_kernel(kernel, "Conv2D", params)
+    grid = tflite_nets.grid_of_kernel(kernel, "Conv2D", params)
     depthwise = kernel.transpose(2, 0, 1, 3)
     assert grid.matches(depthwise, 3)
     assert grid.on_axis(3).axis == 3
@@ -133,7 +133,7 @@ def test_a_grouped_convolution_is_found_as_a_depthwise_one():
 def test_minus_zero_is_zero():
     kernel = np.float32([[0.0, 0.5], [-0.0, -0.5]])
     params = qtypes.QuantParams([0.5], [0], -1, 1)
-    grid = weight_grids.WeightGrid.of_kernel(kernel, "MatMul", params)
+    grid = tflite_nets.grid_of_kernel(kernel, "MatMul", params)
     assert grid.matches(np.abs(kernel.T) * np.sign(kernel.T), 0)
 
 
@@ -160,15 +160,6 @@ def test_what_is_no_grid_of_these_weights_is_refused(change, message):
         )
 
 
-@pytest.mark.parametrize(
-    ("op", "shape"), [("Conv3D", (1, 1, 1, 2, 2)), ("MatMul", (1, 2, 2))]
-)
-def test_kernels_of_other_operations_are_refused(op, shape):
-    params = qtypes.QuantParams([1.0], [0], -1, 1)
-    with pytest.raises(ValueError, match=f"got {op} of shape"):
-        weight_grids.WeightGrid.of_kernel(np.zeros(shape), op, params)
-
-
 def test_an_unmatched_grid_is_named_and_the_others_are_used():
     kernel, params = _on_grid((3, 3, 4, 8), (3,), 4, per_channel=True)
     view = flatbuffer.read(
@@ -176,7 +167,7 @@ def test_an_unmatched_grid_is_named_and_the_others_are_used():
             tflite_nets.frozen(lambda x: tf.nn.conv2d(x, kernel, 1, "SAME"))
         )
     )
-    of_kernel = weight_grids.WeightGrid.of_kernel
+    of_kernel = tflite_nets.grid_of_kernel
     grids = [
         of_kernel(2 * kernel, "Conv2D", _doubled(params), name="stem"),
         of_kernel(kernel, "Conv2D", params, name="head"),

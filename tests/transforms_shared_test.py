@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks import cases
-from dsg_tf.graph import frozen, loading
+from dsg_tf.graph import evaluation, loading
 from dsg_tf.transforms import cross_layer_equalization, fold_batch_norm
 
 _SAMPLES = 16
@@ -45,4 +45,4 @@ def test_equalized_models_compute_what_they_did(shared, name, folded, pairs):
         assert np.isfinite(list(row.measured.values())).all()
     # Float32 sums of up to a few thousand products, layer upon layer: their
     # roundings average out. Measured: 2e-7 to 5e-6 (MobileNetV1).
-    assert frozen.relative_change(graph, result, x) <= 1e-5
+    assert evaluation.relative_change(graph, result, x) <= 1e-5

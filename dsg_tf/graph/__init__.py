@@ -6,7 +6,9 @@ Modules, lowest first:
   naming        layer names as the model's owner knows them.
   inlining      calls, and branches on constants, become what they run.
   switches      the same for the branches of TensorFlow 1.
-  frozen        freezing, evaluation, and graph -> tf.function.
+  grouped_convolutions  in the form that a CPU runs.
+  frozen        freezing, and graph -> tf.function.
+  evaluation    values of tensors, over samples.
   safety        refuses graphs that touch files or call Python.
   open_shapes   input dimensions that a model leaves open.
   endpoint      function and names -> checked graph.

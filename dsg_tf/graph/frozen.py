@@ -11,13 +11,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-import numpy as np
 import tensorflow as tf
 from tensorflow.core.framework import function_pb2, node_def_pb2
 from tensorflow.python.eager import context
 from tensorflow.python.framework import convert_to_constants
 
-from dsg_tf.graph import inlining, ir, switches
+from dsg_tf.graph import grouped_convolutions, inlining, ir, switches
 
 # Operations that move numbers and never compute with them: an input that
 # reaches a Cast through these alone can be fed as float just as well.
@@ -170,7 +169,8 @@ def splice(
     """Puts a graph's operations into the function that is being traced.
 
     A function of `to_function` would be called there as a whole, and have a
-    gradient of its own; so `tf.gradients` sees every operation.
+    gradient of its own; so `tf.gradients` sees every operation. Grouped
+    convolutions become plain ones, see `grouped_convolutions`.
 
     Args:
       graph: the graph.
@@ -181,7 +181,7 @@ def splice(
       The outputs' tensors.
     """
     return tf.graph_util.import_graph_def(
-        graph.to_graph_def(),
+        grouped_convolutions.as_dense(graph).to_graph_def(),
         input_map={
             port.tensor: tensor
             for port, tensor in zip(graph.inputs, inputs, strict=True)
@@ -194,6 +194,8 @@ def splice(
 def to_function(
     graph: ir.Graph,
     outputs: Iterable[str] | None = None,
+    *,
+    as_written: bool = False,
 ) -> tf.types.experimental.ConcreteFunction:
     """A concrete function of the graph's inputs.
 
@@ -201,6 +203,8 @@ def to_function(
       graph: the graph.
       outputs: tensors to compute, `node:index`; by default the graph's
         outputs.
+      as_written: for a converter: grouped convolutions stay what they are,
+        although a CPU may fail to run them, see `grouped_convolutions`.
 
     Returns:
       A function of the inputs in `graph.inputs` order, which returns the list
@@ -209,6 +213,8 @@ def to_function(
     if outputs is None:
         outputs = [port.tensor for port in graph.outputs]
     outputs = list(outputs)
+    if not as_written:
+        graph = grouped_convolutions.as_dense(graph)
     graph_def = graph.to_graph_def()
     wrapped = tf.compat.v1.wrap_function(
         lambda: tf.graph_util.import_graph_def(graph_def, name=""), []
@@ -217,114 +223,6 @@ def to_function(
         [wrapped.graph.get_tensor_by_name(p.tensor) for p in graph.inputs],
         [wrapped.graph.get_tensor_by_name(t) for t in outputs],
     )
-
-
-def batches(
-    graph: ir.Graph,
-    tensors: Sequence[str],
-    samples: Mapping[str, np.ndarray],
-    *,
-    size: int = 16,
-) -> Iterator[list[np.ndarray]]:
-    """Values of tensors over samples, a batch at a time.
-
-    Args:
-      graph: the graph.
-      tensors: what to compute, `node:index`.
-      samples: (N, ...) by input name, model input units.
-      size: samples at a time, where the graph's batch is open; otherwise its
-        own batch size, the last batch filled up with the last sample.
-
-    Yields:
-      The tensors' values for the samples of one batch, in order.
-    """
-    function = to_function(graph, tensors)
-    for feeds, keep in fed(graph.inputs, samples, size):
-        with in_fixed_order():
-            values = function(*feeds)
-        yield [value.numpy()[keep] for value in values]
-
-
-def fed(
-    inputs: Sequence[ir.Port], samples: Mapping[str, np.ndarray], size: int
-) -> Iterator[tuple[list[tf.Tensor], slice]]:
-    """Samples as batches of a graph's inputs.
-
-    Args:
-      inputs: the graph's inputs.
-      samples: (N, ...) by input name.
-      size: samples at a time, where the inputs' batch is open.
-
-    Yields:
-      A tensor for each input, and which of its rows to keep: a fixed batch
-      that the samples do not fill holds the last one again.
-    """
-    fixed = {port.shape[0] for port in inputs if port.shape} - {None}
-    size = next(iter(fixed), size)
-    total = len(samples[inputs[0].name])
-    for start in range(0, total, size):
-        count = min(size, total - start)
-        filled = bool(fixed) and count < size
-        feeds = []
-        for port in inputs:
-            part = np.asarray(samples[port.name][start : start + count])
-            if filled:
-                rest = np.repeat(part[-1:], size - count, axis=0)
-                part = np.concatenate([part, rest])
-            feeds.append(tf.constant(part, port.dtype))
-        # All, not `count`: a tensor's rows need not be samples.
-        yield feeds, slice(count if filled else None)
-
-
-def relative_change(
-    graph: ir.Graph, other: ir.Graph, samples: Mapping[str, np.ndarray]
-) -> float:
-    """The largest change of an output over samples, relative to its size.
-
-    max |a - b| / max |a|, over samples and positions, the worst output.
-
-    Args:
-      graph: the reference.
-      other: a graph with the same inputs and outputs.
-      samples: (N, ...) by input name, model input units.
-    """
-    worst = np.zeros(len(graph.outputs))
-    size = np.zeros(len(graph.outputs))
-    ends = [[port.tensor for port in g.outputs] for g in (graph, other)]
-    for left, right in zip(
-        batches(graph, ends[0], samples),
-        batches(other, ends[1], samples),
-        strict=True,
-    ):
-        for k, (a, b) in enumerate(zip(left, right, strict=True)):
-            difference = np.abs(a.astype(np.float64) - b)
-            # np.maximum keeps NaN, where max() would hide it.
-            worst[k] = np.maximum(worst[k], difference.max(initial=0.0))
-            size[k] = np.maximum(size[k], np.abs(a).max(initial=0.0))
-    return float(np.max(worst / np.maximum(size, 1e-30), initial=0.0))
-
-
-def evaluate(
-    graph: ir.Graph,
-    tensors: Sequence[str],
-    feeds: Mapping[str, np.ndarray] | None = None,
-) -> dict[str, np.ndarray]:
-    """Computes tensors once; constants need no feeds.
-
-    Args:
-      graph: the graph.
-      tensors: what to compute.
-      feeds: value by tensor, for the inputs that `tensors` depend on.
-
-    Returns:
-      Value by tensor.
-    """
-    tensors = list(dict.fromkeys(tensors))
-    if not tensors:
-        return {}
-    tf_graph = graph.tf_graph
-    with tf.compat.v1.Session(graph=tf_graph) as session:
-        return session.run({t: t for t in tensors}, feed_dict=feeds or {})
 
 
 def with_input_shapes(

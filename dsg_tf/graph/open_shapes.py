@@ -63,6 +63,27 @@ def complete(
     return graph
 
 
+def of_one_sample(graph: ir.Graph) -> ir.Graph:
+    """The graph with a batch size of 1.
+
+    Args:
+      graph: the graph.
+
+    Raises:
+      errors.UserError: its batch size is fixed to another number, which shapes
+        within repeat.
+    """
+    fixed = {port.shape[0] for port in graph.inputs} - {None, 1}
+    if fixed and not frozen.accepts_batch_size(graph, 1):
+        raise errors.UserError(
+            "model",
+            got=f"a batch size fixed to {', '.join(map(str, sorted(fixed)))}",
+            expected="an open batch size, or 1",
+            remedy="export the model with batch size None",
+        )
+    return frozen.with_batch_size(graph, 1)
+
+
 def _complete(port: ir.Port, given: Shape | None) -> Shape:
     """The full shape of an input, batch first, only the batch unknown."""
     known = port.shape

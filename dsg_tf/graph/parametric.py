@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import numpy as np
 import tensorflow as tf
 
-from dsg_tf.graph import frozen, ir
+from dsg_tf.graph import evaluation, frozen, grouped_convolutions, ir
 
 
 class Parametric:
@@ -33,17 +33,22 @@ class Parametric:
     ):
         self._inputs = graph.inputs
         self._batch_size = batch_size
-        values = frozen.evaluate(graph, list(constants))
+        values = evaluation.evaluate(graph, list(constants))
         # Variables and not arguments: TensorFlow prints each argument into an
         # error message, which it then throws away, at every call.
         self._variables = {t: tf.Variable(v) for t, v in values.items()}
-        graph_def = graph.to_graph_def()
+        graph_def = grouped_convolutions.as_dense(graph).to_graph_def()
 
         def imported():
             read = {t: v.read_value() for t, v in self._variables.items()}
             tf.graph_util.import_graph_def(graph_def, input_map=read, name="")
 
         self._wrapped = tf.compat.v1.wrap_function(imported, [])
+
+    @property
+    def batch_size(self) -> int:
+        """Samples that go through at a time."""
+        return evaluation.batch_size(self._inputs, self._batch_size)
 
     def function(self, tensors: Sequence[str]) -> Callable:
         """What computes tensors, `node:index`, from the graph's inputs."""
@@ -69,7 +74,9 @@ class Parametric:
         Yields:
           The tensors' values for the samples of one batch, in order.
         """
-        for feeds, keep in frozen.fed(self._inputs, samples, self._batch_size):
+        for feeds, keep in evaluation.fed(
+            self._inputs, samples, self._batch_size
+        ):
             # In each round: others may have changed them in between.
             for tensor, value in constants.items():
                 self._variables[tensor].assign(value)

@@ -50,10 +50,10 @@ class WeightGrid:
 
     Example:
       >>> kernel = np.float32([[0.5, -0.5], [0.0, 1.5]])  # (inputs, outputs)
-      >>> grid = qtypes.QuantParams([0.5, 0.5], [0, 0], -7, 7, axis=0)
-      >>> WeightGrid.of_kernel(kernel, "MatMul", grid, name="dense").values
-      array([[ 0.5,  0. ],
-             [-0.5,  1.5]], dtype=float32)
+      >>> params = qtypes.QuantParams([0.5, 0.5], [0, 0], -7, 7, axis=0)
+      >>> grid = WeightGrid(kernel.T, params, name="dense")
+      >>> grid.matches(kernel, axis=1)
+      True
     """
 
     values: np.ndarray
@@ -86,55 +86,6 @@ class WeightGrid:
                 f" {(off / scale).max():.3g} steps off the grid; expected"
                 " values on it"
             )
-
-    @classmethod
-    def of_kernel(
-        cls,
-        kernel: np.ndarray,
-        op: str,
-        params: qtypes.QuantParams,
-        *,
-        name: str = "",
-        transpose_b: bool = False,
-    ) -> WeightGrid:
-        """The grid of a kernel in TensorFlow's layout.
-
-        Args:
-          kernel: float32, on the grid. Conv2D (H, W, C / groups, O),
-            DepthwiseConv2dNative (H, W, C, M), Conv2DBackpropInput
-            (H, W, O, C), MatMul and BatchMatMul (C, O) or, with
-            `transpose_b`, (O, C).
-          op: TensorFlow's operation.
-          params: scales in the order of output channels (depthwise c * M +
-            m), or one. Their axis may be any layout's: it is not looked at.
-          name: the layer, for reports.
-          transpose_b: of a MatMul; BatchMatMul calls it adj_y.
-
-        Raises:
-          ValueError: an operation or a rank that is none of these.
-        """
-        kernel = np.asarray(kernel, np.float32)
-        if op == "DepthwiseConv2dNative" and kernel.ndim == 4:
-            kernel = kernel.reshape(*kernel.shape[:2], -1)
-            axis = 2
-        elif op in ("Conv2D", "Conv2DBackpropInput") and kernel.ndim == 4:
-            axis = 3 if op == "Conv2D" else 2
-        elif op.startswith(("MatMul", "BatchMatMul")) and kernel.ndim == 2:
-            axis = 0 if transpose_b else 1
-        else:
-            raise ValueError(
-                f"kernel of {name!r}: got {op} of shape {kernel.shape};"
-                " expected Conv2D, DepthwiseConv2dNative or"
-                " Conv2DBackpropInput of rank 4, or (Batch)MatMul of rank 2"
-            )
-        values = np.moveaxis(kernel, axis, 0)
-        one = params.scale.size == 1 < values.shape[0]
-        per_tensor = params.axis is None or one
-        return cls(
-            values,
-            dataclasses.replace(params, axis=None if per_tensor else 0),
-            name,
-        )
 
     @functools.cached_property
     def rows(self) -> np.ndarray:

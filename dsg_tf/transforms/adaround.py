@@ -18,12 +18,20 @@ References:
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
 import numpy as np
 
-from dsg_tf import layer_rows, learned_rounding, linear_layers, qtypes, uniform
+from dsg_tf import (
+    layer_edits,
+    layer_rows,
+    learned_rounding,
+    linear_layers,
+    qtypes,
+    uniform,
+)
 from dsg_tf.graph import ir, parametric
 from dsg_tf.transforms import pass_report
 
@@ -68,7 +76,7 @@ def adaround(
       The graph, with `weight_grids`, and a row for each layer with its mean
       squared errors behind the activation, `nearest_error` and `error`, and
       the steps that it took. Layers that are no products of rows are rounded
-      to nearest, and the row says so.
+      to nearest, and the row says so; it says too which have no grid.
 
     Example:
       >>> from dsg_tf import weight_scales
@@ -97,11 +105,15 @@ def adaround(
     config = config or learned_rounding.Config()
     # A layer without a bias gets one, and its operation another name for it.
     nodes = {x.output: x.node for x in linear_layers.find(graph)}
-    graph = linear_layers.with_own_constants(graph)
-    layers = [x for x in linear_layers.find(graph) if nodes[x.output] in grids]
+    graph = layer_edits.with_own_constants(graph)
+    found = linear_layers.find(graph)
+    layers = [x for x in found if nodes[x.output] in grids]
     prefix = _Prefix(graph, layers, samples)
-    edit = linear_layers.Edit(graph)
-    rows = []
+    edit = layer_edits.Edit(graph)
+    rows = {
+        x.output: pass_report.Row(x.name, False, "no grid; left float")
+        for x in found
+    }
     for number, layer in enumerate(layers):
         node = nodes[layer.output]
         grid = grids[node]
@@ -125,12 +137,14 @@ def adaround(
             row = pass_report.Row(
                 layer.name, True, measured={n: float(done[n]) for n in names}
             )
-        rows.append(row)
+        rows[layer.output] = row
         prefix.set(layer, kernel, bias)
         edit.set(layer, kernel, bias, grid=grid)
         if progress is not None:
             progress(number + 1, len(layers))
-    return edit.graph(), pass_report.PassReport("adaround", tuple(rows))
+    return edit.graph(), pass_report.PassReport(
+        "adaround", tuple(rows.values())
+    )
 
 
 def _rounded(
@@ -143,8 +157,14 @@ def _rounded(
 ) -> dict[str, np.ndarray]:
     """A layer's kernel on the grid, its bias, and what they are worth."""
     rng = np.random.default_rng(seed)
+    batches = prefix.batches(layer)
+    first = next(batches)
     rows = layer_rows.collect(
-        graph, layer, prefix.batches(layer), share=prefix.share(layer), rng=rng
+        graph,
+        layer,
+        itertools.chain([first], batches),
+        share=prefix.share(layer, first[1]),
+        rng=rng,
     )
     channels = (layer.out_channels,)
     scale = np.broadcast_to(grid.scale.astype(np.float64), channels)
@@ -203,11 +223,18 @@ class _Prefix:
         for (x, _), (_, y) in zip(rounded, wanted, strict=True):
             yield x, y + self._float_values[layer.bias_tensor]
 
-    def share(self, layer: linear_layers.LinearLayer) -> float:
-        """Share of the layer's positions whose rows are within the bounds."""
+    def share(
+        self, layer: linear_layers.LinearLayer, output: np.ndarray
+    ) -> float:
+        """Share of the layer's positions whose rows are within the bounds.
+
+        Args:
+          layer: the layer.
+          output: its output in the first batch. The graph need not know how
+            many positions that has, nor be a sample's positions one of them.
+        """
         count = len(next(iter(self._samples.values())))
-        shape = self._graph.shape(self._graph[layer.node].output)
-        known = [size for size in shape[1:-1] if size is not None]
-        positions = count * int(np.prod(known or [1]))
+        batch = min(count, self._runner.batch_size)
+        positions = output[..., 0].size * count / batch
         fitting = _MAX_BYTES // (4 * layer_rows.size(layer))
         return min(_MAX_ROWS, fitting) / positions

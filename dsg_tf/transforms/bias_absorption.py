@@ -24,8 +24,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from dsg_tf import channel_paths, linear_layers
-from dsg_tf.graph import frozen, ir
+from dsg_tf import channel_paths, layer_edits, linear_layers
+from dsg_tf.graph import evaluation, ir
 from dsg_tf.transforms import pass_report
 
 _CLIPPING = frozenset({"Minimum", "Relu", "Relu6"})
@@ -131,13 +131,13 @@ def _absorbed(graph: ir.Graph, shifts: Mapping[str, np.ndarray]) -> ir.Graph:
     """The graph with the constants of some pairs absorbed."""
     if not shifts:
         return graph
-    graph = linear_layers.with_own_constants(graph)
+    graph = layer_edits.with_own_constants(graph)
     paths = {
         path.first.node: path
         for path in channel_paths.find(graph)
         if isinstance(path, channel_paths.Path)
     }
-    edit = linear_layers.Edit(graph)
+    edit = layer_edits.Edit(graph)
     moments = dict(graph.moments)
     biases = {
         x.node: x.bias.astype(np.float64) for x in linear_layers.find(graph)
@@ -199,8 +199,8 @@ def _relative_rms(
     error = square = total = 0.0
     count = 0
     for (a,), (b,) in zip(
-        frozen.batches(graph, [tensor], samples),
-        frozen.batches(other, [tensor], samples),
+        evaluation.batches(graph, [tensor], samples),
+        evaluation.batches(other, [tensor], samples),
         strict=True,
     ):
         a = a.astype(np.float64)

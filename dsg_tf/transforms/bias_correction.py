@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from dsg_tf import channel_statistics, errors, linear_layers
+from dsg_tf import channel_statistics, errors, layer_edits, linear_layers
 from dsg_tf.graph import ir, parametric
 from dsg_tf.transforms import pass_report
 
@@ -65,13 +65,13 @@ def correct_bias(
             expected="samples to take means over",
             remedy="the method analytic needs none",
         )
-    graph = linear_layers.with_own_constants(graph)
+    graph = layer_edits.with_own_constants(graph)
     # By output: a layer that gets a bias only now has another name for it.
     before = {x.output: x for x in linear_layers.find(reference)}
     layers = linear_layers.find(graph)
     known = channel_statistics.find(reference)
     means = _Means(graph, layers, before, samples) if samples else None
-    edit = linear_layers.Edit(graph)
+    edit = layer_edits.Edit(graph)
     rows = []
     for number, layer in enumerate(layers):
         original = before.get(layer.output)

@@ -27,13 +27,16 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from dsg_tf import channel_paths, channel_statistics, linear_layers
-from dsg_tf.graph import frozen, ir
+from dsg_tf import channel_paths, channel_statistics, layer_edits, linear_layers
+from dsg_tf.graph import evaluation, ir
 from dsg_tf.transforms import pass_report
 
-# Factors within this of 1 count as settled.
-_SETTLED = 1e-4
-_MAX_ROUNDS = 200
+# Factors that no round moves by more than this count as settled. Along a chain
+# of 27 layers (MobileNetV1) a round leaves 98.5 % of what is to be moved: 6 %
+# of a range are still to come then, a tenth of a bit.
+_SETTLED = 1e-3
+# MobileNetV1 0.25 takes 213, and 263 without a limit to ranges.
+_MAX_ROUNDS = 500
 # How far from its mean a normal variable counts as reaching.
 _DEVIATIONS = 3.0
 # How many times as far as activations reach a bias may lie.
@@ -86,7 +89,7 @@ def equalize(
     factors = _balance(paths, kernels, least)
     after = {p.first.node: _spread(p, kernels) for p in paths}
     free = _out_of_reach(graph, paths, samples) if samples else {}
-    edit = linear_layers.Edit(graph)
+    edit = layer_edits.Edit(graph)
     rows = []
     for item in found:
         if isinstance(item, channel_paths.Broken):
@@ -119,7 +122,7 @@ def equalize(
     result = edit.graph(moments=moments)
     measured = {}
     if any(free.values()):
-        measured["relative_output_change"] = frozen.relative_change(
+        measured["relative_output_change"] = evaluation.relative_change(
             graph, result, samples
         )
     return result, pass_report.PassReport(
@@ -205,7 +208,7 @@ def _spread(
 
 
 def _rescale_clips(
-    edit: linear_layers.Edit,
+    edit: layer_edits.Edit,
     graph: ir.Graph,
     path: channel_paths.Path,
     scale: np.ndarray,
@@ -242,7 +245,7 @@ def _out_of_reach(
         for name in bounds
     }
     reached = {name: np.full(len(b), -np.inf) for name, b in bounds.items()}
-    for values in frozen.batches(graph, list(tensors.values()), samples):
+    for values in evaluation.batches(graph, list(tensors.values()), samples):
         for name, value in zip(tensors, values, strict=True):
             top = value.reshape(-1, len(bounds[name])).max(axis=0)
             reached[name] = np.maximum(reached[name], top)

@@ -20,7 +20,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from dsg_tf import bn_statistics, linear_layers
+from dsg_tf import bn_statistics, layer_edits, linear_layers
 from dsg_tf.graph import ir
 from dsg_tf.transforms import pass_report
 
@@ -50,7 +50,7 @@ def fold_batch_norm(
     """
     rows: dict[str, pass_report.Row] = {}
     while True:
-        edit = linear_layers.Edit(graph)
+        edit = layer_edits.Edit(graph)
         moments = dict(graph.moments)
         layers = {layer.output: layer for layer in linear_layers.find(graph)}
         count = 0
@@ -61,7 +61,7 @@ def fold_batch_norm(
                 batch_norm.name, layer is not None, reason
             )
             if layer is not None:
-                _fold(edit, layer, batch_norm)
+                _fold(edit, graph, layer, batch_norm)
                 moments[batch_norm.output] = _output_moments(batch_norm)
                 count += 1
         if not count:
@@ -73,7 +73,8 @@ def fold_batch_norm(
 
 
 def _fold(
-    edit: linear_layers.Edit,
+    edit: layer_edits.Edit,
+    graph: ir.Graph,
     layer: linear_layers.LinearLayer,
     batch_norm: bn_statistics.BatchNorm,
 ) -> None:
@@ -82,8 +83,13 @@ def _fold(
     kernel = layer.with_scaled_outputs(layer.kernel.astype(np.float64), factor)
     bias = np.zeros(layer.out_channels) if layer.bias is None else layer.bias
     bias = (bias - batch_norm.mean.astype(np.float64)) * factor
-    # Without a bias there may be a reshape between the layer and the BN.
-    source = batch_norm.input if layer.bias is None else None
+    source = batch_norm.input
+    if source == layer.output:
+        source = layer.linear_output
+    elif layer.bias is not None:
+        # A reshape stands between the bias and the BN: the bias moves behind
+        # it, where it is added to the same channels.
+        _bypass(edit, graph, layer.output, layer.linear_output)
     edit.set(
         layer,
         kernel,
@@ -91,6 +97,15 @@ def _fold(
         source=source,
         output=batch_norm.output,
     )
+
+
+def _bypass(
+    edit: layer_edits.Edit, graph: ir.Graph, old: str, new: str
+) -> None:
+    """Lets all that read one tensor read another."""
+    for node in graph.consumers(old):
+        inputs = [new if tensor == old else tensor for tensor in node.inputs]
+        edit.replace(node.with_inputs(inputs))
 
 
 def _output_moments(batch_norm: bn_statistics.BatchNorm) -> ir.Moments:
@@ -121,8 +136,6 @@ def _layer_before(
     if layer is None:
         op = graph.producer(batch_norm.input).op
         return None, f"behind {op}, which has no weights"
-    if layer.bias is not None and passed:
-        return None, "a reshape stands between bias and BN"
     axis = layer.channel_axis
     if passed and layer.op != "MatMul" and axis == 1:
         return None, "a reshape stands between layer and BN"

@@ -19,7 +19,7 @@ import tensorflow as tf
 
 from dsg_tf import linear_layers, qtypes, uniform
 from dsg_tf import quantization_points as points_lib
-from dsg_tf.graph import frozen, ir
+from dsg_tf.graph import evaluation, ir
 from dsg_tf.transforms import pass_report
 
 _NAME = "insert_fake_quant"
@@ -114,7 +114,7 @@ def insert(
                 "zero_point": int(params.zero_point[0]),
             }
         rows.append(pass_report.Row(node, applied, reason, measured))
-    values = frozen.evaluate(graph, [o.tensor for o in found.operands])
+    values = evaluation.evaluate(graph, [o.tensor for o in found.operands])
     for operand in found.operands:
         if graph.dtype(operand.tensor) == tf.float32:
             editor.round_operand(

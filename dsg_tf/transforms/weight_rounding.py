@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from dsg_tf import linear_layers, qtypes, uniform
+from dsg_tf import layer_edits, linear_layers, qtypes, uniform
 from dsg_tf.graph import ir
 from dsg_tf.transforms import pass_report
 
@@ -38,7 +38,7 @@ def round_weights(
       >>> len(rounded.weight_grids) == len(grids)
       True
     """
-    edit = linear_layers.Edit(graph)
+    edit = layer_edits.Edit(graph)
     rows = []
     for layer in linear_layers.find(graph):
         grid = grids.get(layer.node)
