@@ -23,6 +23,7 @@ import numpy as np
 import dsg_tf
 from dsg_tf import config as config_lib
 from dsg_tf import (
+    diversity,
     files,
     layer_store,
     passes,
@@ -61,6 +62,7 @@ def quantize_model(
     output: str | os.PathLike,
     config: config_lib.PipelineConfig | None = None,
     callbacks: Sequence = (),
+    real: str | os.PathLike = "",
 ) -> Result:
     """Quantizes a model and verifies what is written.
 
@@ -71,6 +73,8 @@ def quantize_model(
         simulated the folder of a SavedModel. All else goes to `<output>.run/`.
       config: what to do; by default int8 per channel by DSG samples.
       callbacks: Keras callbacks to run during synthesis.
+      real: real samples, a file as the config's `samples`, to which the report
+        compares the diversity of those that calibrate; for nothing else.
 
     Returns:
       The result; see `Result`.
@@ -92,6 +96,7 @@ def quantize_model(
         source = source_model.load(model, config)
         writer.check_model(source)
         own = sampling.given(source, config.samples) if config.samples else None
+        others = sampling.given(source, os.fspath(real)) if real else None
     # Not before: where the model or the samples are refused, that is all.
     source.log()
     run_folder = files.run_folder(output)
@@ -110,14 +115,19 @@ def quantize_model(
                 callbacks=callbacks,
             )
     calibrating, held_out = sampling.split(sample_set, config)
+    with clock.stage("diversity"):
+        diverse = diversity.of_graph(
+            source.graph,
+            calibrating.arrays,
+            real=others.arrays if others else None,
+            layers=source.layers,
+        )
     with clock.stage("passes"):
         prepared = _prepare(source, calibrating, config, run_folder)
     with clock.stage("export"):
         written = writer.write(prepared, calibrating, output)
     with clock.stage("verify"):
-        outputs, layers = writers.verify(
-            source, prepared, written, held_out
-        )
+        outputs, layers = writers.verify(source, prepared, written, held_out)
     report = report_lib.build(
         source=source,
         config=config,
@@ -125,6 +135,7 @@ def quantize_model(
         output=output,
         calibrated_with=len(calibrating),
         verified_on=len(held_out),
+        diverse=diverse,
         prepared=prepared,
         written=written,
         outputs=outputs,
@@ -144,6 +155,7 @@ def synthesize(
     *,
     output: str | os.PathLike,
     config: config_lib.PipelineConfig | None = None,
+    further: int = 0,
     callbacks: Sequence = (),
 ) -> samples_lib.SampleSet:
     """Makes samples for a model, without quantizing it.
@@ -153,6 +165,9 @@ def synthesize(
       output: the samples.npz to write. `distances.csv`, and samples under way,
         go to `<output>.run/`.
       config: only its model and synthesis fields are used.
+      further: how many more than the config's `num_samples`. With the config's
+        `verify_samples`, these are the samples of `quantize_model`, which
+        takes the file as its own where it finds it in its run folder.
       callbacks: Keras callbacks to run during synthesis.
 
     Returns:
@@ -172,7 +187,7 @@ def synthesize(
         config.synthesis,
         folder=files.run_folder(output),
         output=output,
-        count=config.synthesis.num_samples,
+        count=config.synthesis.num_samples + further,
         callbacks=callbacks,
     )
 

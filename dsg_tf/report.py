@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dsg_tf
-from dsg_tf import bn_ranges, simulation
+from dsg_tf import bn_ranges, diversity, simulation
 from dsg_tf import config as config_lib
 
 # What becomes of a layer that no pass can treat.
@@ -32,6 +32,7 @@ def build(
     output: os.PathLike,
     calibrated_with: int,
     verified_on: int,
+    diverse,
     prepared,
     written,
     outputs: Mapping[str, Any],
@@ -47,6 +48,7 @@ def build(
       output: the .tflite's path.
       calibrated_with: number of samples.
       verified_on: number of other samples.
+      diverse: of those that calibrate (`diversity.Diversity`).
       prepared: what the passes made (`passes.Prepared`).
       written: what was written (`writers.Written`).
       outputs: `verify.Fidelity` by output name.
@@ -67,6 +69,7 @@ def build(
         "batch_norm_layers": len(source.layers),
         "cover_behind_last_batch_norm": _cover(source, config),
         "samples": {"calibration": calibrated_with, "verified": verified_on},
+        "diversity": diverse.to_dict() if diverse.layers else None,
         "simulated": simulation.REASON if config.export.simulated else None,
         "passes": [_pass(report) for report in prepared.reports],
         "untreated_layers": [
@@ -167,6 +170,8 @@ def summary(report: Mapping) -> list[str]:
         f"{report['output']}: {size}, {seconds['total']:.0f} s",
         f"samples, report.json and logs: {report['output']}.run/",
     ]
+    if report["diversity"]:
+        lines.append(diversity.in_one_line(report["diversity"]))
     if report["simulated"]:
         lines.append(report["simulated"])
     lines += [

@@ -9,11 +9,13 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+import tf_keras
 import tiny_models
 
 import dsg_tf
 from dsg_tf import (
     config,
+    diversity,
     errors,
     fidelity,
     learned_rounding,
@@ -22,6 +24,7 @@ from dsg_tf import (
     source_model,
     writers,
 )
+from dsg_tf.graph import loading
 from dsg_tf.tflite import flatbuffer, interpreter
 
 _TINY = config.SynthesisConfig(num_samples=6, batch_size=4, steps=4)
@@ -92,6 +95,54 @@ def test_default_run_agrees_with_the_model(default_run):
     assert default_run.passed
     assert default_run.report["batch_norm_layers"] == 2
     assert default_run.report["samples"] == {"calibration": 6, "verified": 3}
+
+
+def test_report_has_the_diversity_of_what_calibrates(default_run, model):
+    packed = samples.read(
+        default_run.run_folder / "samples.npz", inputs={"image": (8, 8, 3)}
+    )
+    expected = diversity.of_graph(
+        loading.load(model), {"image": packed.arrays["image"][:6]}
+    )
+    found = default_run.report["diversity"]
+    assert (found["samples"], found["real_samples"]) == (6, 0)
+    assert [row["layer"] for row in found["layers"]] == [
+        row.layer for row in expected.layers
+    ]
+    # float32 features, batched otherwise.
+    assert found["median"]["cosine"] == pytest.approx(
+        expected.median["cosine"], abs=1e-3
+    )
+
+
+def test_real_samples_are_compared_with_and_change_nothing_else(
+    default_run, model, tmp_path
+):
+    rng = np.random.default_rng(0)
+    np.save(tmp_path / "real.npy", rng.normal(size=(5, 8, 8, 3)))
+    result = dsg_tf.quantize_model(
+        model,
+        output=tmp_path / "model.tflite",
+        config=_config(),
+        real=tmp_path / "real.npy",
+    )
+    found = result.report["diversity"]
+    assert found["real_samples"] == 5
+    assert found["median"]["mean_dispersion_to_real"] > 0
+    assert 0 <= found["median"]["mean_coverage"] <= 1
+    assert result.output.read_bytes() == default_run.output.read_bytes()
+
+
+def test_real_samples_of_another_shape_are_refused_at_once(model, tmp_path):
+    np.save(tmp_path / "real.npy", np.zeros((5, 9, 9, 3), np.float32))
+    with pytest.raises(dsg_tf.UserError, match=r"real\.npy"):
+        dsg_tf.quantize_model(
+            model,
+            output=tmp_path / "model.tflite",
+            config=_config(),
+            real=tmp_path / "real.npy",
+        )
+    assert not (tmp_path / "model.tflite.run").exists()
 
 
 def test_default_run_leaves_these_files_and_no_others(default_run):
@@ -655,6 +706,45 @@ def test_every_kind_of_model(kind, exporter, tmp_path):
     else:
         cover = result.report["cover_behind_last_batch_norm"]
         assert cover == f"labels of {made.outputs[0].shape[-1]} classes"
+
+
+@pytest.mark.parametrize("use_bias", [False, True])
+def test_grouped_convolutions_go_through_every_stage(use_bias, tmp_path):
+    """Keras 2: a BiasAdd and a FusedBatchNorm that Grappler would fuse."""
+    layers = tf_keras.layers
+    model = tf_keras.Sequential([layers.Input((8, 8, 4))])
+    for groups in (1, 4):
+        model.add(
+            layers.Conv2D(
+                8, 3, padding="same", groups=groups, use_bias=use_bias
+            )
+        )
+        model.add(layers.BatchNormalization())
+        model.add(layers.ReLU())
+    model.add(layers.GlobalAveragePooling2D())
+    model.add(layers.Dense(3))
+    rng = np.random.default_rng(0)
+    for layer in model.layers:
+        if isinstance(layer, layers.BatchNormalization):
+            # What a trained one has: samples that fit it are not all zero.
+            layer.moving_mean.assign(rng.normal(0, 0.3, 8))
+    tf.saved_model.save(model, str(tmp_path / "source"))
+    result = _quantize(
+        str(tmp_path / "source"),
+        tmp_path,
+        weight_rounding="adaround",
+        equalize=True,
+    )
+    _check(result, least_sqnr_db=_LEAST_8_BIT_DB)
+    assert result.report["batch_norm_layers"] == 2
+    view = flatbuffer.read(result.output.read_bytes())
+    kernels = [
+        view.tensors[op.inputs[1]].shape
+        for op in view.ops
+        if op.name == "CONV_2D"
+    ]
+    # The file's is grouped still.
+    assert [tuple(shape) for shape in kernels] == [(8, 3, 3, 4), (8, 3, 3, 2)]
 
 
 def test_whole_number_output_is_compared_by_equality(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import types
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 import dsg_tf
-from dsg_tf import config, qtypes, report, verify, writers
+from dsg_tf import config, diversity, qtypes, report, verify, writers
 from dsg_tf.transforms import pass_report
 
 
@@ -37,6 +38,7 @@ def _report(*, agreement=0.9, minimum=0.0, float_operations=(), layers=None):
         "size_bytes": {"float": 4000, "integer": 1200},
         "seconds": {"total": 12.3},
         "float_operations": list(float_operations),
+        "diversity": None,
         "simulated": None,
         "passes": [],
         "untreated_layers": [],
@@ -174,6 +176,7 @@ def _build(**changes):
         "output": "net.tflite",
         "calibrated_with": 64,
         "verified_on": 16,
+        "diverse": diversity.Diversity(64, 0, ()),
         "prepared": types.SimpleNamespace(
             reports=(_PASS,), untreated=(("mix", "Einsum"),)
         ),
@@ -215,6 +218,26 @@ def test_report_holds_the_rows_of_the_passes_and_what_they_cannot_treat():
     assert names == ["mix", "scaled"]
     (line,) = [t for t in report.summary(built) if "mix, scaled" in t]
     assert "rounded to nearest" in line
+
+
+def test_diversity_is_reported_whole_and_in_one_line():
+    row = diversity.LayerDiversity("bn", 4, 1, 0.5, 0.25, 0.1, None, 0.125)
+    built = _build(diverse=diversity.Diversity(64, 32, (row,)))
+    assert built["diversity"]["samples"] == 64
+    assert built["diversity"]["real_samples"] == 32
+    assert built["diversity"]["layers"] == [dataclasses.asdict(row)]
+    assert built["diversity"]["median"]["mean_dispersion"] == 0.5
+    assert built["diversity"]["median"]["mean_coverage"] is None
+    (line,) = [t for t in report.summary(built) if "diversity" in t]
+    assert "0.50 sigma" in line
+    assert "0.12" in line
+    json.loads(report.to_json(built["diversity"]))
+
+
+def test_without_batch_norm_there_is_no_diversity():
+    built = _build()
+    assert built["diversity"] is None
+    assert "diversity" not in " ".join(report.summary(built))
 
 
 def test_ranges_that_differ_by_more_than_a_factor_of_2_are_flagged():

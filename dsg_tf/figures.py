@@ -1,0 +1,326 @@
+"""Pictures of how diverse samples are: DSG's Figures 1 and 2, of any model.
+
+  python -m dsg_tf.figures --saved_model=path/to/saved_model \\
+      --samples=zeroq=a.npz,dsg=b.npz,real=c.npz --output_dir=figures
+
+Needs Matplotlib (`pip install dsg_tf[figures]`).
+
+References:
+  Zhang, Qin et al., "Diversifying Sample Generation for Accurate Data-Free
+  Quantization" (DSG), CVPR 2021, Figures 1 and 2.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+from absl import flags, logging
+
+from dsg_tf import cli, errors, files, quantize_flags, quiet
+from dsg_tf import config as config_lib
+from dsg_tf import samples as samples_lib
+
+_USAGE = """
+Draws how samples scatter at the BatchNorm layers of a model.
+
+  python -m dsg_tf.figures --saved_model=PATH \\
+      --samples=NAME=FILE,... --output_dir=FOLDER
+"""
+
+GROUPS = {
+    "Model": (
+        "saved_model",
+        "signature",
+        "tags",
+        "input_shape",
+        "allow_unsafe_ops",
+    ),
+    "Samples": ("samples", "count", "real"),
+    "Figures": ("layers", "channels"),
+    "Output": ("output_dir",),
+}
+
+# What of the folder a run writes: pictures, their captions, the numbers.
+HISTOGRAMS = "moment_histograms"
+BOXES = "moment_boxes"
+NUMBERS = "diversity.json"
+
+_FLAGS = flags.FlagValues()
+
+
+def _define(values: flags.FlagValues) -> None:
+    whole = quantize_flags.own_values()
+    for name in GROUPS["Model"]:
+        values[name] = whole[name]
+    flags.DEFINE_list(
+        "samples",
+        [],
+        "Sets of samples as NAME=FILE (.npz, .npy), in the order of the"
+        " legend; without NAME= a set is called after its file.",
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "count",
+        256,
+        "Samples of each set at most, the first ones.",
+        lower_bound=1,
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "real",
+        "",
+        "The set to compare the others with; default: the one called real,"
+        " if there is one.",
+        flag_values=values,
+    )
+    flags.DEFINE_list(
+        "layers",
+        [],
+        "BatchNorm layers of the histograms, by name or index from 0; default:"
+        " first, middle and last.",
+        flag_values=values,
+    )
+    flags.DEFINE_list(
+        "channels",
+        [],
+        "Channels of each such layer, by index from 0; default: a typical one.",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "output_dir",
+        None,
+        "Folder for the pictures, their captions and diversity.json.",
+        flag_values=values,
+    )
+
+
+_define(_FLAGS)
+
+
+def parse_sets(texts: Sequence[str]) -> dict[str, str]:
+    """File by name of the set.
+
+    Raises:
+      errors.UserError: no set, an empty name or file, or a name twice.
+
+    Example:
+      >>> parse_sets(["dsg=out/a.npz", "images/real.npz"])
+      {'dsg': 'out/a.npz', 'real': 'images/real.npz'}
+    """
+    sets: dict[str, str] = {}
+    for text in texts:
+        name, separator, path = text.partition("=")
+        if not separator:
+            name, path = pathlib.Path(text).stem, text
+        if not name or not path or name in sets:
+            raise errors.UserError(
+                "--samples",
+                got=f"{name!r} twice" if name and path else repr(text),
+                expected="NAME=FILE, each with another name",
+            )
+        sets[name] = path
+    if not sets:
+        raise errors.UserError(
+            "--samples",
+            got="nothing",
+            expected="sets of samples as NAME=FILE, separated by commas",
+            remedy="--help lists all flags",
+        )
+    return sets
+
+
+def choose_layers(texts: Sequence[str], names: Sequence[str]) -> list[int]:
+    """Indices of layers that are given by name or by index.
+
+    Raises:
+      errors.UserError: there is no such layer.
+
+    Example:
+      >>> choose_layers(["bn_b", "0"], ["bn_a", "bn_b"])
+      [1, 0]
+    """
+    chosen = []
+    for text in texts:
+        if text in names:
+            chosen.append(names.index(text))
+        elif text.isdecimal() and int(text) < len(names):
+            chosen.append(int(text))
+        else:
+            raise errors.UserError(
+                "--layers",
+                got=repr(text),
+                expected=f"0 to {len(names) - 1}, or one of "
+                + ", ".join(sorted(names)),
+            )
+    return chosen
+
+
+def parse_channels(texts: Sequence[str]) -> list[int]:
+    """Channels' indices.
+
+    Raises:
+      errors.UserError: not whole numbers from 0.
+    """
+    for text in texts:
+        if not text.isdecimal():
+            raise errors.UserError(
+                "--channels", got=repr(text), expected="whole numbers from 0"
+            )
+    return [int(text) for text in texts]
+
+
+def main() -> int:
+    """Draws what the flags ask for; writes all of it or nothing."""
+    for name in ("saved_model", "output_dir"):
+        if not _FLAGS[name].value:
+            raise errors.UserError(
+                f"--{name}",
+                got="nothing",
+                expected=_FLAGS[name].help,
+                remedy="--help lists all flags",
+            )
+    paths = parse_sets(_FLAGS.samples)
+    real = _real(paths)
+    channels = parse_channels(_FLAGS.channels) or None
+    folder = pathlib.Path(_FLAGS.output_dir)
+    _check_folder(folder)
+    if importlib.util.find_spec("matplotlib") is None:
+        raise errors.UserError(
+            "figures",
+            got="no Matplotlib, which draws them",
+            expected="it is installed",
+            remedy="pip install matplotlib, or dsg_tf[figures]",
+        )
+    logging.set_verbosity(max(logging.get_verbosity(), logging.INFO))
+    contents = _contents(paths, real, channels)
+    folder.mkdir(exist_ok=True)
+    for name, content in contents.items():
+        files.write_atomically(folder / name, content)
+        logging.info("%s", folder / name)
+    return 0
+
+
+def _contents(
+    paths: dict[str, str], real: str, channels: list[int] | None
+) -> dict[str, bytes | str]:
+    """Everything that is to be written, by file name."""
+    # Only now: importing TensorFlow takes seconds.
+    with quiet.captured_stderr(show_on_error=True):
+        from dsg_tf import (
+            diversity,
+            moment_boxes,
+            moment_histograms,
+            report,
+            sample_moments,
+            source_model,
+        )
+
+    source = source_model.load(
+        _FLAGS.saved_model,
+        config_lib.PipelineConfig(
+            signature=_FLAGS.signature,
+            tags=tuple(_FLAGS.tags),
+            input_shapes=tuple(
+                quantize_flags.parse_shape(text) for text in _FLAGS.input_shape
+            ),
+            allow_unsafe_ops=_FLAGS.allow_unsafe_ops,
+            samples=next(iter(paths.values())),
+        ),
+    )
+    if not source.layers:
+        raise errors.UserError(
+            _FLAGS.saved_model,
+            got="no BatchNormalization layer",
+            expected="at least one, whose moments samples are held against",
+            remedy="export the model before BN is folded",
+        )
+    # All sets are read before any is run: what is wrong is said at once.
+    sets = {
+        name: _read(path, source.graph.inputs) for name, path in paths.items()
+    }
+    moments = {
+        name: sample_moments.of_graph(
+            source.graph, arrays, layers=source.layers
+        )
+        for name, arrays in sets.items()
+    }
+    names = [x.layer.name for x in next(iter(moments.values()))]
+    drawings = {
+        HISTOGRAMS: moment_histograms.draw(
+            moments,
+            layers=choose_layers(_FLAGS.layers, names) or None,
+            channels=channels,
+        ),
+        BOXES: moment_boxes.draw(moments, real=real),
+    }
+    numbers = {
+        name: diversity.measure(
+            side, moments[real] if real and name != real else ()
+        )
+        for name, side in moments.items()
+    }
+    for name, found in numbers.items():
+        logging.info("%s: %s", name, diversity.in_words(found.median))
+    contents: dict[str, bytes | str] = {}
+    for name, drawing in drawings.items():
+        contents[f"{name}.png"] = drawing.png()
+        contents[f"{name}.txt"] = drawing.caption
+    contents[NUMBERS] = report.to_json(
+        {name: found.to_dict() for name, found in numbers.items()}
+    )
+    return contents
+
+
+def _real(paths: dict[str, str]) -> str:
+    """The set to compare with; empty where there is none."""
+    if not _FLAGS.real:
+        return "real" if "real" in paths else ""
+    if _FLAGS.real not in paths:
+        raise errors.UserError(
+            "--real",
+            got=repr(_FLAGS.real),
+            expected="one of " + ", ".join(sorted(paths)),
+        )
+    return _FLAGS.real
+
+
+def _read(path: str, ports) -> dict[str, np.ndarray]:
+    """The first samples of a file, checked, by input name.
+
+    Their range is not checked: that samples lie far outside of it may be just
+    what the figures are to show.
+    """
+    whole = samples_lib.read(path, inputs={p.name: p.shape[1:] for p in ports})
+    arrays = {n: a[: _FLAGS.count] for n, a in whole.arrays.items()}
+    for port in ports:
+        integer = port.dtype.is_integer
+        samples_lib.check_values(
+            path,
+            port.name,
+            arrays[port.name],
+            minimum=float(port.dtype.min) if integer else -np.inf,
+            maximum=float(port.dtype.max) if integer else np.inf,
+            deviation=1.0,
+            integer=integer,
+        )
+    return arrays
+
+
+def _check_folder(folder: pathlib.Path) -> None:
+    """Makes sure, before the long work, that the folder can be written."""
+    place = folder if folder.exists() else folder.absolute().parent
+    if not place.is_dir() or not os.access(place, os.W_OK):
+        raise errors.UserError(
+            "--output_dir",
+            got=f"{place}, which is no writable folder",
+            expected="a folder, or room for one",
+            remedy="make it first",
+        )
+
+
+if __name__ == "__main__":
+    cli.run(main, usage=_USAGE, groups=GROUPS, values=_FLAGS)
