@@ -23,7 +23,7 @@ import numpy as np
 from absl import app, flags, logging
 
 from benchmarks import cases
-from tools import classifiers
+from dsg_tf import classifiers
 
 _SHARED = flags.DEFINE_string("shared", "../shared", "Models and images.")
 _MODELS = flags.DEFINE_list(

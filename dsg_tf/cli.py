@@ -1,7 +1,7 @@
 """What the command lines share: one-line errors, grouped help, exit codes.
 
-Exit codes: 0 done, 1 the user can mend it, 2 done but below the threshold, 130
-interrupted.
+Exit codes: 0 done, 1 the user can mend it, 2 done but below the threshold (of a
+batch: some runs failed), 130 interrupted.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from absl import app, flags, logging
 
-from dsg_tf import errors
+from dsg_tf import errors, lifeline
 
 _HELP_FLAGS = {"-h", "-help", "--help", "-helpshort", "--helpshort"}
 
@@ -25,11 +25,17 @@ def quantize() -> None:
     runpy.run_module("dsg_tf.quantize", run_name="__main__", alter_sys=True)
 
 
+def batch() -> None:
+    """The console script `dsg-batch`: `python -m dsg_tf.batch`."""
+    runpy.run_module("dsg_tf.batch", run_name="__main__", alter_sys=True)
+
+
 def run(
     main: Callable[[], int],
     *,
     usage: str,
     groups: Mapping[str, Sequence[str]],
+    values: flags.FlagValues = flags.FLAGS,
 ) -> None:
     """Parses the flags, runs `main`, and ends the process.
 
@@ -37,16 +43,20 @@ def run(
       main: does the work and returns the exit code.
       usage: what the command does and an example; the head of `--help`.
       groups: names of flags under the title of their group, for `--help`.
+      values: the flags, where they are not absl's global ones.
     """
+    lifeline.follow()
 
     def parse(argv: list[str]) -> list[str]:
         if _HELP_FLAGS & set(argv[1:]):
             if hasattr(signal, "SIGPIPE"):  # `--help | head` closes the pipe.
                 signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-            print(help_text(usage, groups))
+            print(help_text(usage, groups, values))
             sys.exit(0)
         try:
-            rest = flags.FLAGS(argv)
+            rest = values(argv)
+            if values is not flags.FLAGS:
+                flags.FLAGS(argv[:1])  # absl's own logging reads those.
         except flags.Error as error:
             sys.exit(_fail(str(error)))
         if len(rest) > 1:
@@ -71,14 +81,18 @@ def guarded(main: Callable[[], int]) -> int:
         return 130
 
 
-def help_text(usage: str, groups: Mapping[str, Sequence[str]]) -> str:
+def help_text(
+    usage: str,
+    groups: Mapping[str, Sequence[str]],
+    values: flags.FlagValues = flags.FLAGS,
+) -> str:
     """The flags by group, each with its help and default."""
     lines = [textwrap.dedent(usage).strip()]
     for title, names in groups.items():
         lines += ["", f"{title}:"]
         for name in names:
-            flag = flags.FLAGS[name]
-            text = " ".join(flag.help.split()).partition(";repeat this")[0]
+            flag = values[name]
+            text = " ".join(flag.help.split()).partition("; repeat this")[0]
             if flag.default not in (None, "", False) and flag.default != []:
                 text += f" [{flag.default}]"
             lines += textwrap.wrap(

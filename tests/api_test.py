@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import pkgutil
 
 import pytest
 
@@ -21,6 +22,12 @@ def test_public_names_are_those_of_their_modules():
     for name, module in dsg_tf._MODULE_OF.items():
         owner = importlib.import_module(module)
         assert getattr(dsg_tf, name) is getattr(owner, name)
+
+
+def test_no_module_hides_a_public_name():
+    # Importing dsg_tf.x sets dsg_tf.x to the module, whatever was there.
+    modules = {module.name for module in pkgutil.iter_modules(dsg_tf.__path__)}
+    assert modules.isdisjoint(dsg_tf.__all__)
 
 
 def test_dir_lists_public_names_before_they_are_loaded():

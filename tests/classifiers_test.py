@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dsg_tf import errors
-from tools import classifiers, digits
+from dsg_tf import classifiers, errors
+from tools import digits
 
 # Of the committed model: 588 of 597. Other kernels may turn a near tie.
 _MODEL = "examples/digits_saved_model"
@@ -116,7 +116,7 @@ def test_demo_model_reaches_its_documented_top1():
     ],
 )
 def test_published_top1_is_reproduced(shared, model, correct):
-    from tools import labelled_images
+    from dsg_tf import labelled_images
 
     pixels, labels = labelled_images.load(
         str(shared / "data" / "cifar10_test_1k.npz")

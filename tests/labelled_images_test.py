@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dsg_tf import errors
-from tools import labelled_images
+from dsg_tf import errors, labelled_images
 
 _PIXELS = np.arange(2 * 8 * 8 * 3, dtype=np.uint8).reshape(2, 8, 8, 3)
 
@@ -37,6 +36,34 @@ def test_folder_takes_labels_from_names_in_order(tmp_path):
     assert np.abs(images.astype(int) - levels).max() <= 1
 
 
+@pytest.mark.parametrize(
+    ("names", "labels"),
+    [(("7", "12"), [7, 12]), (("cat", "dog"), [0, 1])],
+    ids=["numbers", "names"],
+)
+def test_folder_of_a_folder_a_class(tmp_path, names, labels):
+    for name, count in zip(names, (2, 3), strict=True):
+        (tmp_path / name).mkdir()
+        for index in range(count):
+            Image.new("L", (8, 8)).save(tmp_path / name / f"x{index}.png")
+    (tmp_path / names[0] / "notes.txt").write_text("no image")
+    images, found = labelled_images.load(str(tmp_path))
+    # By name, as texts: "12" before "7".
+    expected = {labels[0]: 2, labels[1]: 3}
+    assert {label: found.tolist().count(label) for label in found} == expected
+    assert images.shape == (5, 8, 8, 3)
+
+
+def test_images_without_labels_are_found_anywhere(tmp_path):
+    (tmp_path / "inner").mkdir()
+    for name in ("x.jpg", "inner/y.jpeg"):
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    assert labelled_images.load_unlabelled(str(tmp_path)).shape == (2, 8, 8, 3)
+    np.savez(tmp_path / "x.npz", images=_PIXELS)
+    found = labelled_images.load_unlabelled(str(tmp_path / "x.npz"))
+    np.testing.assert_array_equal(found, _PIXELS)
+
+
 def test_folder_of_two_sizes_is_refused(tmp_path):
     for label, size in ((0, 8), (1, 9)):
         Image.new("RGB", (size, size)).save(tmp_path / f"{label}.jpg")
@@ -49,7 +76,11 @@ def test_what_is_no_data_is_refused(tmp_path):
         labelled_images.load(str(tmp_path / "missing.npz"))
     with pytest.raises(errors.UserError, match="class index"):
         labelled_images.load(str(tmp_path))
+    with pytest.raises(errors.UserError, match="no images"):
+        labelled_images.load_unlabelled(str(tmp_path))
     np.savez(tmp_path / "x.npz", pictures=_PIXELS)
+    with pytest.raises(errors.UserError, match="pictures"):
+        labelled_images.load_unlabelled(str(tmp_path / "x.npz"))
     with pytest.raises(errors.UserError, match="pictures"):
         labelled_images.load(str(tmp_path / "x.npz"))
 
@@ -84,3 +115,25 @@ def test_preprocessing_follows_its_formula():
 def test_mean_and_std_must_fit(how, given):
     with pytest.raises(errors.UserError):
         labelled_images.preprocess(_PIXELS, how, **given)
+
+
+@pytest.mark.parametrize(
+    "labels", [np.zeros(3, np.int64), np.zeros((2, 10)), np.zeros(2)]
+)
+def test_labels_must_be_one_whole_number_an_image(tmp_path, labels):
+    np.savez(tmp_path / "x.npz", images=_PIXELS, labels=labels)
+    with pytest.raises(errors.UserError, match="2 whole numbers"):
+        labelled_images.load(str(tmp_path / "x.npz"))
+
+
+def test_damaged_files_are_named(tmp_path):
+    (tmp_path / "0.jpg").write_text("no image")
+    with pytest.raises(errors.UserError, match=r"0\.jpg: got an unreadable"):
+        labelled_images.load(str(tmp_path))
+    for name in ("x.npz", "y.npz"):
+        (tmp_path / name).write_text("no archive")
+    np.save(tmp_path / "y.npz.npy", _PIXELS)
+    (tmp_path / "y.npz.npy").replace(tmp_path / "y.npz")
+    for name in ("x.npz", "y.npz"):
+        with pytest.raises(errors.UserError, match="unreadable"):
+            labelled_images.load(str(tmp_path / name))

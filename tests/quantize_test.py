@@ -18,7 +18,7 @@ import tiny_models
 from absl import flags, logging
 from absl.testing import flagsaver
 
-from dsg_tf import cli, config, errors, quantize
+from dsg_tf import cli, config, quantize, quantize_flags
 
 _ROOT = pathlib.Path(__file__).absolute().parent.parent
 _FEW = ("--num_samples=4", "--batch_size=2", "--steps=2", "--verify_samples=2")
@@ -245,61 +245,6 @@ def test_result_below_the_threshold_ends_with_2_and_names_a_layer(
     assert f"below --min_agreement 0.9; look at layer {worst} first" in out
 
 
-def test_flags_reach_the_config():
-    with flagsaver.flagsaver():
-        flags.FLAGS(
-            [
-                "quantize",
-                "--method=zeroq",
-                "--steps=7",
-                "--synthesis=use_domain=true",
-                "--synthesis=schedule=constant",
-                "--synthesis=prior_weight=0.5",
-                "--input_shape=a=8,8,3",
-                "--input_shape=b=5",
-                "--input_range=-1,1",
-                "--tags=serve,gpu",
-                "--io_type=int8",
-                "--verify_samples=5",
-            ]
-        )
-        settings = quantize.pipeline_config()
-    assert settings == config.PipelineConfig(
-        synthesis=config.SynthesisConfig.of(
-            "zeroq",
-            steps=7,
-            use_domain=True,
-            schedule="constant",
-            prior_weight=0.5,
-        ),
-        export=config.ExportConfig(io_type="int8"),
-        input_shapes=(("a", (8, 8, 3)), ("b", (5,))),
-        input_range=(-1.0, 1.0),
-        tags=("serve", "gpu"),
-        verify_samples=5,
-    )
-
-
-def test_flags_left_alone_give_the_default_config():
-    with flagsaver.flagsaver():
-        flags.FLAGS(["quantize"])
-        assert quantize.pipeline_config() == config.PipelineConfig()
-
-
-@pytest.mark.parametrize(
-    "text", ["", "steps", "steps=", "steps=1.5", "method=noise", "a=b=c"]
-)
-def test_wrong_field_is_refused(text):
-    with pytest.raises(errors.UserError, match="--synthesis"):
-        quantize.parse_field(text)
-
-
-@pytest.mark.parametrize("text", ["", "a", "8,", "8,0", "=8", "a=", "8,-1,3"])
-def test_wrong_shape_is_refused(text):
-    with pytest.raises(errors.UserError, match="--input_shape"):
-        quantize.parse_shape(text)
-
-
 @pytest.mark.parametrize(
     ("model", "bits", "name"),
     [
@@ -319,15 +264,6 @@ def test_default_output_is_named_after_the_model_and_widths(model, bits, name):
         weight_bits=weight_bits, activation_bits=activation_bits
     )
     assert quantize.default_output(model, export) == name
-
-
-def test_every_flag_is_in_one_group_of_the_help():
-    defined = {
-        flag.name
-        for flag in flags.FLAGS.get_flags_for_module("dsg_tf.quantize")
-    }
-    grouped = [name for names in quantize._GROUPS.values() for name in names]
-    assert sorted(grouped) == sorted(defined)
 
 
 # ---- as a process
@@ -356,7 +292,7 @@ def _finish(process: subprocess.Popen) -> tuple[int, str, str]:
 def test_help_is_grouped_and_short(tmp_path, flag):
     code, out, err = _finish(_start(flag, cwd=tmp_path))
     assert (code, err) == (0, "")
-    for title in quantize._GROUPS:
+    for title in quantize_flags.GROUPS:
         assert f"\n{title}:\n" in out
     assert "python -m dsg_tf.quantize --saved_model=PATH" in out
     assert len(out.splitlines()) < 80

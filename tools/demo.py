@@ -19,8 +19,8 @@ from rich import console as rich_console
 from rich import table as rich_table
 
 import dsg_tf
-from dsg_tf import cli, config, quiet
-from tools import classifiers, digits
+from dsg_tf import classifiers, cli, config, quiet
+from tools import digits
 
 _OUTPUT_DIR = flags.DEFINE_string(
     "output_dir", "demo_out", "Folder for the .tflite files and reports."

@@ -1,0 +1,139 @@
+"""The flags of `dsg_tf.batch`: those of `dsg_tf.quantize`, some as lists."""
+
+from __future__ import annotations
+
+from absl import flags
+
+from dsg_tf import errors, image_flags, quantize_flags
+
+# Flags of dsg_tf.quantize that take several values here; each is an axis of
+# the grid. The last one varies fastest.
+AXES = (
+    "method",
+    "num_samples",
+    "steps",
+    "recipe",
+    "weight_bits",
+    "activation_bits",
+    "granularity",
+    "weight_rounding",
+    "bias_correction",
+    "range_method",
+    "io_type",
+    "exporter",
+    "seed",
+)
+# What a run gets from the batch itself.
+_OWN = ("saved_model", "samples", "output", "resume")
+# Methods that are no synthesis: images of --calibration_data.
+REAL = "real"
+
+GROUPS = {
+    "Batch": (
+        "models",
+        "output_dir",
+        "jobs",
+        "rerun_failed",
+        "dry_run",
+        "export",
+    ),
+    "Real images": ("eval_data", "calibration_data", *image_flags.NAMES),
+    "Grid: each takes several values, comma-separated": AXES,
+    "For every run, as in dsg_tf.quantize": tuple(
+        name
+        for names in quantize_flags.GROUPS.values()
+        for name in names
+        if name not in (*AXES, *_OWN)
+    ),
+}
+PASSED_ON = GROUPS["For every run, as in dsg_tf.quantize"]
+
+
+def define(values: flags.FlagValues) -> None:
+    """Defines every flag of `dsg_tf.batch`."""
+    _define_own(values)
+    image_flags.define(values)
+    whole = quantize_flags.own_values()
+    for name in AXES:
+        text = whole[name].help
+        if name == "method":
+            text = text.rstrip(".") + f"; {REAL}: --calibration_data."
+        if whole[name].default is not None:
+            text += f" [{whole[name].default}]"
+        flags.DEFINE_list(name, [], text, flag_values=values)
+    # In flagfiles of models alone; the help does not show it.
+    for name in (*PASSED_ON, "saved_model"):
+        values[name] = whole[name]
+
+
+def _define_own(values: flags.FlagValues) -> None:
+    flags.DEFINE_list(
+        "models",
+        [],
+        "Models: PATH, NAME=PATH, or FILE.flags, a flagfile with --saved_model"
+        " and whatever holds for that model alone; * and ? as in a shell.",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "output_dir",
+        None,
+        "Folder of the runs and of runs.sqlite, their record.",
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "jobs",
+        1,
+        "Runs at a time; the cores are divided among them.",
+        lower_bound=1,
+        flag_values=values,
+    )
+    flags.DEFINE_bool(
+        "rerun_failed",
+        False,
+        "Take up runs that have failed before.",
+        flag_values=values,
+    )
+    flags.DEFINE_bool(
+        "dry_run",
+        False,
+        "Say what would run, and run nothing.",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "export",
+        "",
+        "Write the record as a table, at the end or alone: .csv, .md, .jsonl.",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "eval_data",
+        "",
+        "Labelled images for top-1: an .npz with images and labels, a folder"
+        " of <class index>.jpg, or a folder of one folder a class.",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "calibration_data",
+        "",
+        f"Images for --method={REAL}: an .npz with images, or a folder.",
+        flag_values=values,
+    )
+
+
+def check_axes(values: flags.FlagValues) -> None:
+    """Refuses values that their flag in dsg_tf.quantize could not parse.
+
+    Raises:
+      errors.UserError: e.g. `--seed=0,one`.
+    """
+    whole = quantize_flags.own_values()
+    for name in AXES:
+        for text in values[name].value:
+            try:
+                whole[name].parser.parse(text)
+            except (ValueError, TypeError):
+                raise errors.UserError(
+                    f"--{name}",
+                    got=repr(text),
+                    expected=whole[name].parser.syntactic_help,
+                ) from None

@@ -1,0 +1,160 @@
+"""Top-1 of a classifier file on labelled images.
+
+  python -m dsg_tf.evaluate --model=resnet8_int8.tflite \\
+      --data=cifar10_test.npz
+  python -m dsg_tf.evaluate --model=mobilenet_saved_model \\
+      --data=imagenet_val --preprocess=symmetric --reference=mobilenet.keras
+
+A .tflite (any input and output type) is run by the LiteRT interpreter, without
+TensorFlow.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from collections.abc import Callable
+
+import numpy as np
+from absl import flags
+
+from dsg_tf import classifiers, cli, errors, files, image_flags, labelled_images
+
+_USAGE = """
+Top-1 of a classifier on labelled images.
+
+  python -m dsg_tf.evaluate --model=FILE --data=FILE_OR_FOLDER [flags]
+"""
+
+GROUPS = {
+    "Model": ("model", "reference", "batch"),
+    "Images": ("data", *image_flags.NAMES),
+    "Output": ("output",),
+}
+
+# Images that are preprocessed at a time: float32 takes four times their bytes.
+_CHUNK = 256
+
+_FLAGS = flags.FlagValues()
+
+
+def _define(values: flags.FlagValues) -> None:
+    flags.DEFINE_string(
+        "model",
+        None,
+        "The classifier: .tflite, SavedModel folder, .keras or .h5.",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "reference",
+        None,
+        "A second classifier, to count agreement with.",
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "batch",
+        64,
+        "Images at a time; a .tflite runs them one by one.",
+        lower_bound=1,
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "data",
+        None,
+        "An .npz with images and labels, a folder of <class index>.jpg, or a"
+        " folder of one folder a class.",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "output",
+        "",
+        "A JSON file for the numbers and the class of every image.",
+        flag_values=values,
+    )
+    image_flags.define(values)
+
+
+_define(_FLAGS)
+
+
+def classes_of(
+    path: str,
+    pixels: np.ndarray,
+    preprocess: Callable[[np.ndarray], np.ndarray],
+    *,
+    batch: int = 64,
+) -> np.ndarray:
+    """The class int64 (N,) that a classifier gives to each image.
+
+    Args:
+      path: the classifier; see `classifiers.load_predictor`.
+      pixels: (N, H, W, C).
+      preprocess: from pixels to float32 in model input units.
+      batch: images at a time.
+
+    Raises:
+      errors.UserError: model and images do not fit.
+    """
+    predict = classifiers.load_predictor(path, batch=batch)
+    return np.concatenate(
+        [
+            classifiers.classify(predict, preprocess(pixels[at : at + _CHUNK]))
+            for at in range(0, len(pixels), _CHUNK)
+        ]
+    )
+
+
+def main() -> int:
+    """Evaluates what the flags name, and prints top-1."""
+    for name in ("model", "data"):
+        if not _FLAGS[name].value:
+            raise errors.UserError(
+                f"--{name}",
+                got="nothing",
+                expected=_FLAGS[name].help,
+                remedy="--help lists all flags",
+            )
+    image_flags.check(_FLAGS)
+    output = pathlib.Path(_FLAGS.output) if _FLAGS.output else None
+    if output is not None:
+        files.check_writable(output)
+    pixels, labels = labelled_images.load(_FLAGS.data)
+
+    def classes_by(path: str) -> np.ndarray:
+        return classes_of(
+            path,
+            pixels,
+            lambda part: image_flags.preprocess(_FLAGS, part),
+            batch=_FLAGS.batch,
+        )
+
+    classes = classes_by(_FLAGS.model)
+    score = classifiers.Score(int((classes == labels).sum()), len(labels))
+    found = {
+        "model": _FLAGS.model,
+        "images": score.count,
+        "correct": score.correct,
+        "top1_percent": score.percent,
+        "standard_error_percent": score.standard_error_percent,
+    }
+    print(
+        f"top-1 {score.percent:.2f} % +- {score.standard_error_percent:.2f} "
+        f"({score.correct} of {score.count})"
+    )
+    if _FLAGS.reference:
+        same = classifiers.Score(
+            int((classes == classes_by(_FLAGS.reference)).sum()), len(labels)
+        )
+        found["same_class_percent"] = same.percent
+        print(
+            f"agreement {same.percent:.2f} % "
+            f"({same.correct} of {same.count}) with {_FLAGS.reference}"
+        )
+    if output is not None:
+        found["classes"] = classes.tolist()
+        files.write_atomically(output, json.dumps(found) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main, usage=_USAGE, groups=GROUPS, values=_FLAGS)

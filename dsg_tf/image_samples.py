@@ -1,0 +1,80 @@
+"""Samples from real images: what `dsg_tf.quantize --samples` takes.
+
+  python -m dsg_tf.image_samples --data=calibration_images \\
+      --preprocess=symmetric --output=samples.npz
+
+For models with one input; calibration on real data is the comparison that every
+method without data has to stand.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+
+import numpy as np
+from absl import flags, logging
+
+from dsg_tf import cli, errors, files, image_flags, labelled_images
+
+_USAGE = """
+Real images as samples for dsg_tf.quantize.
+
+  python -m dsg_tf.image_samples --data=FILE_OR_FOLDER --output=SAMPLES.npz
+"""
+
+GROUPS = {"Images": ("data", *image_flags.NAMES), "Output": ("output",)}
+
+_FLAGS = flags.FlagValues()
+
+
+def _define(values: flags.FlagValues) -> None:
+    flags.DEFINE_string(
+        "data",
+        None,
+        "An .npz with images, or a folder of image files; labels are not used.",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "output", None, "The .npz to write.", flag_values=values
+    )
+    image_flags.define(values)
+
+
+_define(_FLAGS)
+
+
+def write(output: pathlib.Path, images: np.ndarray) -> None:
+    """Writes samples float32 (N, ...), all of them or none."""
+    temporary = output.with_name(output.name + ".tmp")
+    try:
+        with temporary.open("wb") as file:
+            # One array beside none: it serves an input of any name.
+            np.savez(file, images=images)
+        os.replace(temporary, output)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def main() -> int:
+    """Writes the samples that the flags ask for."""
+    for name in ("data", "output"):
+        if not _FLAGS[name].value:
+            raise errors.UserError(
+                f"--{name}",
+                got="nothing",
+                expected=_FLAGS[name].help,
+                remedy="--help lists all flags",
+            )
+    image_flags.check(_FLAGS)
+    output = pathlib.Path(_FLAGS.output)
+    files.check_writable(output)
+    logging.set_verbosity(max(logging.get_verbosity(), logging.INFO))
+    images = labelled_images.load_unlabelled(_FLAGS.data)
+    write(output, image_flags.preprocess(_FLAGS, images))
+    logging.info("%d samples: %s", len(images), output)
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main, usage=_USAGE, groups=GROUPS, values=_FLAGS)

@@ -1,0 +1,26 @@
+"""Processes that must not outlive the one that started them.
+
+The parent gives them a pipe as standard input and sets `ENVIRONMENT`. The
+kernel closes the pipe however the parent dies, by kill -9 too.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+
+ENVIRONMENT = "DSG_TF_DIE_WITH_STDIN"
+
+
+def follow() -> None:
+    """Where the environment asks for it, ends this process with its stdin."""
+    # Not for processes that this one starts: their stdin is another.
+    if os.environ.pop(ENVIRONMENT, ""):
+        threading.Thread(target=_watch, name="lifeline", daemon=True).start()
+
+
+def _watch() -> None:
+    while os.read(0, 1024):
+        pass
+    os.kill(os.getpid(), signal.SIGKILL)

@@ -1,0 +1,354 @@
+"""The flags of `dsg_tf.quantize`, and the config that they ask for.
+
+Other command lines take the same flags under the same names: a definition is
+here once, and each command line has it put into flags of its own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+
+from absl import flags
+
+from dsg_tf import config as config_lib
+from dsg_tf import errors
+
+GROUPS = {
+    "Model": (
+        "saved_model",
+        "signature",
+        "tags",
+        "input_shape",
+        "input_range",
+        "allow_unsafe_ops",
+    ),
+    "Samples": (
+        "method",
+        "num_samples",
+        "batch_size",
+        "steps",
+        "seed",
+        "synthesis",
+        "samples",
+    ),
+    "Quantization": (
+        "recipe",
+        "weight_bits",
+        "activation_bits",
+        "granularity",
+        "weight_rounding",
+        "equalize",
+        "absorb_bias",
+        "bias_correction",
+        "range_method",
+        "keep_first_last_8bit",
+    ),
+    "Output": (
+        "output",
+        "io_type",
+        "packed",
+        "exporter",
+        "allow_float_ops",
+        "resume",
+    ),
+    "Verification": ("verify_samples", "min_agreement"),
+}
+
+
+def define(values: flags.FlagValues) -> None:
+    """Defines every flag of `dsg_tf.quantize`."""
+    string = functools.partial(flags.DEFINE_string, flag_values=values)
+    items = functools.partial(flags.DEFINE_list, flag_values=values)
+    repeated = functools.partial(flags.DEFINE_multi_string, flag_values=values)
+    switch = functools.partial(flags.DEFINE_bool, flag_values=values)
+    integer = functools.partial(flags.DEFINE_integer, flag_values=values)
+    number = functools.partial(flags.DEFINE_float, flag_values=values)
+
+    string("saved_model", None, "SavedModel folder, .keras or .h5 file.")
+    string(
+        "signature", "", "Signature of a SavedModel; default: serving_default."
+    )
+    items(
+        "tags",
+        [],
+        "Tags of a SavedModel's graph; default: the only one there is.",
+    )
+    repeated(
+        "input_shape",
+        [],
+        "Shape of one sample where the model leaves it open: 224,224,3; with"
+        " several inputs NAME=49,10,1, repeated.",
+    )
+    items(
+        "input_range",
+        [],
+        "LOW,HIGH of the input values; default: recovered from the model.",
+    )
+    switch(
+        "allow_unsafe_ops",
+        False,
+        "Accept a model whose graph reads or writes files or calls Python.",
+    )
+    string(
+        "method",
+        "dsg",
+        f"How samples are made: {', '.join(config_lib.METHODS)}.",
+    )
+    integer(
+        "num_samples", None, "Samples to calibrate with; default: the method's."
+    )
+    integer(
+        "batch_size", None, "Samples optimised together; default: the method's."
+    )
+    integer("steps", None, "Optimiser steps per batch; default: the method's.")
+    integer("seed", 0, "Seed of all randomness.")
+    repeated(
+        "synthesis",
+        [],
+        "Any other field of SynthesisConfig as NAME=VALUE, repeated.",
+    )
+    string(
+        "samples",
+        "",
+        "Your own samples (.npz, .npy), or a samples.npz of an earlier run;"
+        " nothing is synthesised then.",
+    )
+    string(
+        "output",
+        "",
+        "The .tflite to write, in this folder by default and named after the"
+        " model and the widths. All else of the run goes to <output>.run/.",
+    )
+    string(
+        "exporter",
+        "litert",
+        "litert (LiteRT Quantizer, our ranges) or tflite_converter (samples as"
+        " representative dataset).",
+    )
+    string(
+        "range_method",
+        None,
+        f"Activation ranges: {', '.join(config_lib.RANGE_METHODS)}; default:"
+        " minmax, below 8 bits the recipe's.",
+    )
+    string(
+        "io_type",
+        "float32",
+        f"Type of inputs and outputs: {', '.join(config_lib.IO_TYPES)}.",
+    )
+    string(
+        "recipe",
+        "balanced",
+        "fast (rounds to nearest), balanced (equalizes and learns rounding"
+        " where it pays) or best (always learns rounding); flags below override"
+        " it.",
+    )
+    integer("weight_bits", 8, "Bits of weights: 2-8.")
+    integer(
+        "activation_bits",
+        8,
+        "Bits of activations: 8 or 16; 32 leaves them float; 4-7 write a"
+        " simulated SavedModel.",
+    )
+    string("granularity", "channel", "Weight scales per channel or per tensor.")
+    string(
+        "weight_rounding",
+        None,
+        "nearest, or adaround (learned from the samples); default: the"
+        " recipe's.",
+    )
+    switch("equalize", None, "Cross-layer equalization; default: the recipe's.")
+    switch("absorb_bias", None, "High biases into the next layer; default: no.")
+    string(
+        "bias_correction",
+        None,
+        "empirical (over the samples), analytic (from BatchNorm), auto"
+        " (analytic where it can be) or none; default: empirical.",
+    )
+    switch(
+        "keep_first_last_8bit", False, "8-bit weights in first and last layers."
+    )
+    switch("packed", False, "Weights of at most 4 bits as int4, two in a byte.")
+    switch(
+        "allow_float_ops",
+        False,
+        "Accept operations without an integer kernel; they stay float.",
+    )
+    switch("resume", True, "Go on with what a killed run had finished.")
+    integer(
+        "verify_samples",
+        16,
+        "Further samples on which the .tflite is compared with the float"
+        " model.",
+    )
+    number(
+        "min_agreement",
+        0.0,
+        "Least top-1 agreement with the float model, 0..1; below it the exit"
+        " code is 2.",
+    )
+
+
+def own_values() -> flags.FlagValues:
+    """These flags by themselves, with their defaults."""
+    values = flags.FlagValues()
+    define(values)
+    return values
+
+
+def parse(lines: Sequence[str]) -> config_lib.PipelineConfig:
+    """The config that flags on a command line, or in a flagfile, ask for.
+
+    Raises:
+      errors.UserError: a flag is unknown or its value not valid.
+
+    Example:
+      >>> parse(["--weight_bits=4"]).export.weight_rounding
+      'adaround'
+    """
+    values = own_values()
+    try:
+        values(["", *lines])
+    except flags.Error as error:
+        raise errors.UserError(
+            "flags", got=str(error), expected="flags of dsg_tf.quantize"
+        ) from None
+    return pipeline_config(values)
+
+
+def pipeline_config(values: flags.FlagValues) -> config_lib.PipelineConfig:
+    """The config that the flags ask for.
+
+    Raises:
+      errors.UserError: a flag's value is not valid.
+    """
+    chosen = _given(
+        values,
+        "weight_rounding",
+        "equalize",
+        "absorb_bias",
+        "bias_correction",
+        "range_method",
+    )
+    return dataclasses.replace(
+        model_and_samples_config(values),
+        export=config_lib.ExportConfig.of(
+            values.recipe,
+            exporter=values.exporter,
+            io_type=values.io_type,
+            weight_bits=values.weight_bits,
+            activation_bits=values.activation_bits,
+            granularity=values.granularity,
+            keep_first_last_8bit=values.keep_first_last_8bit,
+            packed=values.packed,
+            allow_float_ops=values.allow_float_ops,
+            **chosen,
+        ),
+        samples=values.samples,
+        min_agreement=values.min_agreement,
+        resume=values.resume,
+    )
+
+
+def model_and_samples_config(
+    values: flags.FlagValues,
+) -> config_lib.PipelineConfig:
+    """What the flags of the model and of the synthesis ask for.
+
+    Raises:
+      errors.UserError: a flag's value is not valid.
+    """
+    changes = _given(values, "num_samples", "batch_size", "steps", "seed")
+    for text in values.synthesis:
+        changes |= parse_field(text)
+    return config_lib.PipelineConfig(
+        synthesis=config_lib.SynthesisConfig.of(values.method, **changes),
+        signature=values.signature,
+        tags=tuple(values.tags),
+        input_shapes=tuple(parse_shape(text) for text in values.input_shape),
+        input_range=parse_range(values.input_range),
+        verify_samples=values.verify_samples,
+        allow_unsafe_ops=values.allow_unsafe_ops,
+    )
+
+
+def _given(values: flags.FlagValues, *names: str) -> dict[str, object]:
+    """The flags among `names` that have a value, by name."""
+    return {
+        name: values[name].value
+        for name in names
+        if values[name].value is not None
+    }
+
+
+_IN_WORDS = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+}
+
+
+def parse_field(text: str) -> dict[str, object]:
+    """A field of SynthesisConfig from `name=value`, in the field's type.
+
+    Example:
+      >>> parse_field("slack_percentile=0.9")
+      {'slack_percentile': 0.9}
+    """
+    name, _, value = text.partition("=")
+    fields = {f.name: f for f in dataclasses.fields(config_lib.SynthesisConfig)}
+    if name not in fields or name == "method":
+        raise errors.UserError(
+            "--synthesis",
+            got=repr(text),
+            expected="NAME=VALUE with one of "
+            + ", ".join(sorted(set(fields) - {"method"})),
+        )
+    kind = type(fields[name].default)
+    words = {"true": True, "false": False}
+    try:
+        return {name: words[value.lower()] if kind is bool else kind(value)}
+    except (KeyError, ValueError):
+        raise errors.UserError(
+            f"--synthesis={name}", got=repr(value), expected=_IN_WORDS[kind]
+        ) from None
+
+
+def parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
+    """(input name or "", shape) from `224,224,3` or `name=224,224,3`.
+
+    Example:
+      >>> parse_shape("mfcc=49,10,1")
+      ('mfcc', (49, 10, 1))
+    """
+    name, separator, dims = text.rpartition("=")
+    try:
+        shape = tuple(int(d) for d in dims.split(","))
+    except ValueError:
+        shape = ()
+    if not shape or min(shape) < 1 or (separator and not name):
+        raise errors.UserError(
+            "--input_shape",
+            got=repr(text),
+            expected="positive numbers, or NAME=numbers",
+            remedy="for instance --input_shape=224,224,3",
+        )
+    return name, shape
+
+
+def parse_range(texts: list[str]) -> tuple[float, float] | None:
+    """(low, high) from the two items of a list; None from an empty list."""
+    if not texts:
+        return None
+    try:
+        low, high = (float(t) for t in texts)
+    except ValueError:
+        raise errors.UserError(
+            "--input_range",
+            got=repr(",".join(texts)),
+            expected="two numbers",
+            remedy="for instance --input_range=-1,1",
+        ) from None
+    return low, high

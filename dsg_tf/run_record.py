@@ -1,0 +1,197 @@
+"""The record of a batch: one SQLite file, a row a run.
+
+Written by the driver alone. A row is set in one transaction, so that a killed
+driver leaves either the old row or the new one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+import os
+import pathlib
+import sqlite3
+from collections.abc import Mapping
+from typing import Any
+
+from dsg_tf import errors
+
+NAME = "runs.sqlite"
+# Of the table below: changes when it does.
+SCHEMA_VERSION = 1
+_LEAST_SQLITE = (3, 37, 0)  # STRICT tables
+
+_SCHEMA = f"""
+BEGIN;
+CREATE TABLE runs (
+  key TEXT PRIMARY KEY,
+  kind TEXT NOT NULL CHECK (kind IN ('samples', 'float', 'quantize')),
+  folder TEXT NOT NULL UNIQUE,
+  status TEXT NOT NULL CHECK (status IN ('running', 'done', 'failed')),
+  config TEXT NOT NULL CHECK (json_valid(config)),
+  metrics TEXT NOT NULL CHECK (json_valid(metrics)),
+  artifact TEXT,
+  host TEXT NOT NULL,
+  started TEXT NOT NULL,
+  finished TEXT,
+  error TEXT
+) STRICT;
+PRAGMA user_version = {SCHEMA_VERSION};
+COMMIT;
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """What is known of a run.
+
+    Attributes:
+      key: identifies what was asked for, and of what.
+      kind: `quantize`; `samples`, which several of these share; `float`, the
+        evaluation of the model itself.
+      folder: of the run, below the output folder.
+      status: `running`, `done` or `failed`.
+      config: what was asked for.
+      metrics: what came of it.
+      artifact: the file or SavedModel, below the output folder.
+      host: where it ran.
+      started, finished: UTC, ISO 8601.
+      error: one line, where it failed.
+    """
+
+    key: str
+    kind: str
+    folder: str
+    status: str
+    config: Mapping[str, Any]
+    metrics: Mapping[str, Any]
+    artifact: str | None
+    host: str
+    started: str
+    finished: str | None = None
+    error: str | None = None
+
+
+_COLUMNS = tuple(field.name for field in dataclasses.fields(Row))
+_JSON = ("config", "metrics")
+
+
+def now() -> str:
+    """The time as rows hold it: UTC, ISO 8601, to the second."""
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(
+        timespec="seconds"
+    )
+
+
+class RunRecord:
+    """Rows by key.
+
+    Args:
+      folder: the output folder; the file is made if it is not there.
+      create: whether it may be made.
+
+    Raises:
+      errors.UserError: the file is of another version, is no SQLite file, or
+        is not there and may not be made.
+
+    Example:
+      >>> import tempfile
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     record = RunRecord(folder)
+      ...     row = Row("k", "float", "net/float", "running", {}, {}, None,
+      ...               "host", now())
+      ...     record.put(row)
+      ...     record.put(dataclasses.replace(row, status="done"))
+      ...     [(r.key, r.status) for r in record.rows()]
+      [('k', 'done')]
+    """
+
+    def __init__(self, folder: str | os.PathLike, *, create: bool = True):
+        self.path = pathlib.Path(folder) / NAME
+        if sqlite3.sqlite_version_info < _LEAST_SQLITE:
+            raise errors.UserError(
+                "SQLite",
+                got=sqlite3.sqlite_version,
+                expected=".".join(map(str, _LEAST_SQLITE)) + " or newer",
+                remedy="a newer Python brings one",
+            )
+        if not create and not self.path.is_file():
+            raise errors.UserError(
+                str(self.path),
+                got="no such file",
+                expected="the record of a batch",
+                remedy="run it with --models first",
+            )
+        try:
+            # The default rollback journal: it works on network disks too.
+            self._db = sqlite3.connect(
+                self.path, timeout=60, isolation_level=None
+            )
+            self._prepare(create)
+        except sqlite3.Error as error:
+            raise errors.UserError(
+                str(self.path),
+                got=f"an unreadable file ({error})",
+                expected="the record of a batch",
+                remedy="take another --output_dir, or move the file away",
+            ) from error
+
+    def _prepare(self, create: bool) -> None:
+        (version,) = self._db.execute("PRAGMA user_version").fetchone()
+        (tables,) = self._db.execute(
+            "SELECT count(*) FROM sqlite_master"
+        ).fetchone()
+        if create and version == 0 and tables == 0:
+            self._db.executescript(_SCHEMA)
+        elif version != SCHEMA_VERSION:
+            raise errors.UserError(
+                str(self.path),
+                got=f"a record of version {version}",
+                expected=f"version {SCHEMA_VERSION}, this dsg_tf's",
+                remedy="take another --output_dir, or the dsg_tf that wrote it",
+            )
+
+    def put(self, row: Row) -> None:
+        """Writes a row; what was there under its key is replaced.
+
+        A folder holds one run: a row of another that has it goes.
+        """
+        values = [
+            json.dumps(value, sort_keys=True) if name in _JSON else value
+            for name, value in ((name, getattr(row, name)) for name in _COLUMNS)
+        ]
+        updates = ", ".join(f"{n} = excluded.{n}" for n in _COLUMNS[1:])
+        with self._db:  # Commits, or rolls back.
+            self._db.execute("BEGIN IMMEDIATE")
+            self._db.execute(
+                "DELETE FROM runs WHERE folder = ? AND key != ?",
+                (row.folder, row.key),
+            )
+            self._db.execute(
+                f"INSERT INTO runs ({', '.join(_COLUMNS)})"
+                f" VALUES ({', '.join('?' * len(_COLUMNS))})"
+                f" ON CONFLICT (key) DO UPDATE SET {updates}",
+                values,
+            )
+
+    def delete(self, key: str) -> None:
+        """Forgets a run that has not come to an end."""
+        self._db.execute("DELETE FROM runs WHERE key = ?", (key,))
+
+    def rows(self) -> list[Row]:
+        """All rows, by folder."""
+        found = self._db.execute(
+            f"SELECT {', '.join(_COLUMNS)} FROM runs ORDER BY folder"
+        ).fetchall()
+        return [self._row(values) for values in found]
+
+    def close(self) -> None:
+        self._db.close()
+
+    @staticmethod
+    def _row(values) -> Row:
+        named = dict(zip(_COLUMNS, values, strict=True))
+        for name in _JSON:
+            named[name] = json.loads(named[name])
+        return Row(**named)

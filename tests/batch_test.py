@@ -1,0 +1,132 @@
+"""The command line, as far as it runs nothing: errors, plans, tables."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import re
+import signal
+import sqlite3
+import time
+
+import command_lines
+import pytest
+
+from dsg_tf import batch, run_record
+
+
+def _main(*argv: str) -> int:
+    """Exit code of the command line, run in this process."""
+    try:
+        return command_lines.run(batch, *argv)
+    finally:
+        batch._fingerprint.cache_clear()
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch) -> pathlib.Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net.keras").write_text("a model, to those who do not look")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        ((), "--output_dir: got nothing"),
+        (("--output_dir=out",), "--models: got nothing"),
+        (("--output_dir=out", "--export=x.md"), "--models first"),
+        (("--output_dir=out", "--export=x.xls"), "--export: got 'x.xls'"),
+        (("--output_dir=out", "--models=absent"), "--models: got 'absent'"),
+        (
+            ("--output_dir=out", "--models=net.keras", "--weight_bits=4,9"),
+            "--weight_bits: got 9",
+        ),
+        (
+            ("--output_dir=out", "--models=net.keras", "--weight_bits=4,x"),
+            "--weight_bits: got 'x'",
+        ),
+        (
+            ("--output_dir=net.keras", "--models=net.keras"),
+            "--output_dir: got .*net.keras",
+        ),
+        (
+            ("--output_dir=out", "--models=net.keras", "--saved_model=net"),
+            "--saved_model: got 'net'",
+        ),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_no_file(here, capfd, argv, words):
+    assert _main(*argv) == 1
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert len(err.splitlines()) == 1, err
+    assert err.startswith("error: ")
+    assert [p.name for p in here.iterdir()] == ["net.keras"]
+    assert re.search(words, err), err
+
+
+def test_dry_run_says_what_would_run_and_writes_nothing(here, capfd):
+    argv = ("--output_dir=out", "--models=net.keras", "--weight_bits=4,8")
+    assert _main(*argv, "--dry_run") == 0
+    lines = capfd.readouterr().out.splitlines()
+    assert len(lines) == 3
+    assert lines[0].startswith("to do  samples/")
+    assert lines[1:] == [
+        "to do  net/dsg/W4A8/seed0",
+        "to do  net/dsg/W8A8/seed0",
+    ]
+    assert not (here / "out").exists()
+
+
+@pytest.fixture
+def record(here) -> run_record.RunRecord:
+    (here / "out").mkdir()
+    record = run_record.RunRecord(here / "out")
+    record.put(
+        run_record.Row(
+            "k",
+            "float",
+            "net/float",
+            "done",
+            {"model": "net", "label": "float"},
+            {"top1_percent": 91.5},
+            None,
+            "here",
+            run_record.now(),
+        )
+    )
+    return record
+
+
+@pytest.mark.parametrize("name", ["runs.csv", "runs.md", "runs.jsonl"])
+def test_export_writes_the_record_alone(here, record, name):
+    assert _main("--output_dir=out", f"--export={name}") == 0
+    assert "91.5" in (here / name).read_text()
+    assert not list(here.glob("**/*.tmp"))
+    assert sorted(p.name for p in (here / "out").iterdir()) == ["runs.sqlite"]
+
+
+def test_record_of_another_version_is_one_line(here, record, capfd):
+    record.close()
+    database = sqlite3.connect(here / "out/runs.sqlite")
+    database.execute("PRAGMA user_version = 9")
+    database.close()
+    for argv in (("--export=x.md",), ("--models=net.keras",)):
+        assert _main("--output_dir=out", *argv) == 1
+        err = capfd.readouterr().err
+        assert len(err.splitlines()) == 1, err
+        assert "a record of version 9; expected version 1" in err
+
+
+def test_termination_ends_a_batch_as_ctrl_c_does(here, monkeypatch, capfd):
+    def terminated(folder):
+        del folder
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)
+
+    monkeypatch.setattr(batch, "_run", terminated)
+    before = signal.getsignal(signal.SIGTERM)
+    assert _main("--output_dir=out", "--models=net.keras") == 130
+    assert capfd.readouterr().err.startswith("interrupted")
+    assert signal.getsignal(signal.SIGTERM) is before

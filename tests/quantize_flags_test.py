@@ -1,0 +1,77 @@
+"""Flags become the config that they name."""
+
+from __future__ import annotations
+
+import pytest
+
+from dsg_tf import config, errors, quantize_flags
+
+
+def test_flags_reach_the_config():
+    settings = quantize_flags.parse(
+        [
+            "--method=zeroq",
+            "--steps=7",
+            "--synthesis=use_domain=true",
+            "--synthesis=schedule=constant",
+            "--synthesis=prior_weight=0.5",
+            "--input_shape=a=8,8,3",
+            "--input_shape=b=5",
+            "--input_range=-1,1",
+            "--tags=serve,gpu",
+            "--io_type=int8",
+            "--verify_samples=5",
+        ]
+    )
+    assert settings == config.PipelineConfig(
+        synthesis=config.SynthesisConfig.of(
+            "zeroq",
+            steps=7,
+            use_domain=True,
+            schedule="constant",
+            prior_weight=0.5,
+        ),
+        export=config.ExportConfig(io_type="int8"),
+        input_shapes=(("a", (8, 8, 3)), ("b", (5,))),
+        input_range=(-1.0, 1.0),
+        tags=("serve", "gpu"),
+        verify_samples=5,
+    )
+
+
+def test_flags_left_alone_give_the_default_config():
+    assert quantize_flags.parse([]) == config.PipelineConfig()
+
+
+@pytest.mark.parametrize(
+    "text", ["", "steps", "steps=", "steps=1.5", "method=noise", "a=b=c"]
+)
+def test_wrong_field_is_refused(text):
+    with pytest.raises(errors.UserError, match="--synthesis"):
+        quantize_flags.parse_field(text)
+
+
+@pytest.mark.parametrize("text", ["", "a", "8,", "8,0", "=8", "a=", "8,-1,3"])
+def test_wrong_shape_is_refused(text):
+    with pytest.raises(errors.UserError, match="--input_shape"):
+        quantize_flags.parse_shape(text)
+
+
+def test_every_flag_is_in_one_group_of_the_help():
+    grouped = [n for names in quantize_flags.GROUPS.values() for n in names]
+    assert sorted(grouped) == sorted(quantize_flags.own_values())
+
+
+def test_unknown_flag_is_an_error_of_the_user():
+    with pytest.raises(errors.UserError, match="nonsense"):
+        quantize_flags.parse(["--nonsense=1"])
+
+
+def test_synthesis_takes_its_flags_alone():
+    values = quantize_flags.own_values()
+    values(["", "--seed=3", "--weight_bits=4", "--verify_samples=5"])
+    assert quantize_flags.model_and_samples_config(
+        values
+    ) == config.PipelineConfig(
+        synthesis=config.SynthesisConfig(seed=3), verify_samples=5
+    )

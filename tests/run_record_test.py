@@ -1,0 +1,148 @@
+"""The record: whole rows or none, and only of the version it knows."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+import signal
+import sqlite3
+import subprocess
+import sys
+
+import pytest
+
+from dsg_tf import errors, run_record
+
+_ROOT = pathlib.Path(__file__).absolute().parent.parent
+
+
+def _row(key: str = "k", **changes) -> run_record.Row:
+    row = run_record.Row(
+        key=key,
+        kind="quantize",
+        folder=f"net/{key}",
+        status="running",
+        config={"weight_bits": 4, "data": {"mean": [0.5]}},
+        metrics={},
+        artifact=f"net/{key}/model.tflite",
+        host="here",
+        started=run_record.now(),
+    )
+    return dataclasses.replace(row, **changes)
+
+
+def test_row_comes_back_as_it_was_and_is_replaced_by_its_key(tmp_path):
+    record = run_record.RunRecord(tmp_path)
+    row = _row()
+    record.put(row)
+    assert record.rows() == [row]
+    done = dataclasses.replace(
+        row,
+        status="done",
+        metrics={"top1_percent": 91.25, "stage_seconds": {"load": 1.5}},
+        finished=run_record.now(),
+    )
+    record.put(done)
+    record.put(_row("other"))
+    record.close()
+    again = run_record.RunRecord(tmp_path, create=False)
+    assert again.rows() == [
+        done,
+        _row("other", started=again.rows()[1].started),
+    ]
+
+
+def test_folder_belongs_to_the_run_that_came_last(tmp_path):
+    record = run_record.RunRecord(tmp_path)
+    record.put(_row("old", folder="net/seed0", status="failed"))
+    record.put(_row("new", folder="net/seed0"))
+    assert [row.key for row in record.rows()] == ["new"]
+
+
+def test_deleted_row_is_gone(tmp_path):
+    record = run_record.RunRecord(tmp_path)
+    record.put(_row())
+    record.delete("k")
+    assert record.rows() == []
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"status": "finished"}, {"kind": "int8"}, {"host": None}, {"error": b"x"}],
+)
+def test_table_is_strict(tmp_path, changes):
+    record = run_record.RunRecord(tmp_path)
+    record.put(_row())
+    with pytest.raises(sqlite3.IntegrityError):
+        record.put(_row(**changes))
+    # Nothing of it is left, and the record goes on.
+    record.put(_row("other"))
+    assert [row.status for row in record.rows()] == ["running"] * 2
+
+
+def test_file_of_another_version_is_refused(tmp_path):
+    run_record.RunRecord(tmp_path).close()
+    database = sqlite3.connect(tmp_path / run_record.NAME)
+    database.execute("PRAGMA user_version = 7")
+    database.close()
+    with pytest.raises(errors.UserError, match=r"version 7; expected.*1"):
+        run_record.RunRecord(tmp_path)
+
+
+def test_file_of_something_else_is_refused(tmp_path):
+    path = tmp_path / run_record.NAME
+    path.write_text("no database " * 100)
+    with pytest.raises(errors.UserError, match="unreadable"):
+        run_record.RunRecord(tmp_path)
+    path.unlink()
+    database = sqlite3.connect(path)
+    database.execute("CREATE TABLE theirs (x)")
+    database.close()
+    with pytest.raises(errors.UserError, match="version 0"):
+        run_record.RunRecord(tmp_path)
+
+
+def test_record_that_is_not_there_is_not_made_for_reading(tmp_path):
+    with pytest.raises(errors.UserError, match="--models first"):
+        run_record.RunRecord(tmp_path, create=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+_WRITER = """
+import dataclasses, sys
+import run_record_test
+from dsg_tf import run_record
+record = run_record.RunRecord(sys.argv[1])
+row = run_record_test._row(metrics={"x": "y" * 20_000})
+for n in range(10_000):
+    record.put(dataclasses.replace(row, key=f"k{n:05}", folder=f"f{n:05}"))
+    record.put(dataclasses.replace(
+        row, key=f"k{n:05}", folder=f"f{n:05}", status="done"))
+    print(n, flush=True)
+"""
+
+
+def test_killed_writer_leaves_every_row_that_it_had_put(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-c", _WRITER, str(tmp_path)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(
+                [str(_ROOT), str(_ROOT / "tests"), *sys.path]
+            ),
+        },
+    )
+    for _ in range(20):
+        process.stdout.readline()
+    process.send_signal(signal.SIGKILL)
+    rest, _ = process.communicate()
+    said = 19 + len(rest.split())
+    rows = run_record.RunRecord(tmp_path, create=False).rows()
+    # The last row may have been put without having been told of.
+    assert said <= len(rows) - 1 <= said + 1
+    assert {row.status for row in rows[: said + 1]} == {"done"}
+    database = sqlite3.connect(tmp_path / run_record.NAME)
+    assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)

@@ -1,0 +1,211 @@
+"""What runs, in which order, and what the record says of it."""
+
+from __future__ import annotations
+
+import json
+import logging as python_logging
+
+import pytest
+from absl import logging
+
+from dsg_tf import run_record, runner, schedule
+
+
+class _Workers:
+    """A runner in which what started last ends first, when collected."""
+
+    def __init__(self, jobs: int = 1, *, broken=(), act=lambda task: None):
+        self._jobs, self._broken, self._act = jobs, set(broken), act
+        self._tasks: list[runner.Task] = []
+        self.order: list[str] = []
+        self.most = 0
+        self.stopped = False
+
+    def free(self) -> int:
+        return self._jobs - len(self._tasks)
+
+    def submit(self, task: runner.Task) -> None:
+        assert self.free() > 0
+        self._tasks.append(task)
+        self.most = max(self.most, len(self._tasks))
+
+    def collect(self, timeout_s: float) -> list[runner.Outcome]:
+        del timeout_s
+        if not self._tasks:
+            return []
+        task = self._tasks.pop()
+        self._act(task)
+        self.order.append(task.key)
+        error = "it broke" if task.key in self._broken else None
+        return [runner.Outcome(task.key, error, 2.0, 1 << 20, {"host": "far"})]
+
+    def stop(self) -> None:
+        self.stopped = True
+
+
+def _run(key: str, *needs: str, kind: str = "quantize", **fields):
+    return schedule.Run(
+        key,
+        kind,
+        folder=f"net/{key}",
+        config={},
+        artifact=f"net/{key}/model.tflite",
+        commands=[("module", "--flag")],
+        needs=needs,
+        **fields,
+    )
+
+
+def _drive(folder, workers, runs) -> tuple[int, dict[str, run_record.Row]]:
+    record = run_record.RunRecord(folder)
+    failed = schedule.Driver(folder, record, workers).drive(runs)
+    return failed, {row.key: row for row in record.rows()}
+
+
+def test_runs_wait_for_what_they_need(tmp_path):
+    workers = _Workers(jobs=3)
+    samples = _run("s", kind="samples")
+    failed, rows = _drive(
+        tmp_path, workers, [samples, _run("a", "s"), _run("b", "s"), _run("c")]
+    )
+    assert failed == 0
+    assert workers.order.index("s") < workers.order.index("a")
+    assert sorted(workers.order) == ["a", "b", "c", "s"]
+    assert workers.most == 2  # s and c, then a and b.
+    assert {row.status for row in rows.values()} == {"done"}
+    assert rows["a"].host == "far"
+    assert rows["a"].metrics == {"peak_bytes": 1 << 20, "seconds": 2.0}
+
+
+def test_failure_stops_only_what_needs_it(tmp_path):
+    workers = _Workers(broken=["s"])
+    failed, rows = _drive(
+        tmp_path,
+        workers,
+        [_run("s", kind="samples"), _run("a", "s"), _run("b")],
+    )
+    assert failed == 2
+    assert workers.order == ["s", "b"]
+    status = {key: row.status for key, row in rows.items()}
+    assert status == {"s": "failed", "a": "failed", "b": "done"}
+    assert rows["a"].error == "net/s: it broke"
+
+
+def test_row_is_running_while_its_run_runs(tmp_path):
+    seen = []
+
+    def look(task):
+        del task
+        rows = run_record.RunRecord(tmp_path, create=False).rows()
+        seen.append([(row.key, row.status) for row in rows])
+
+    _drive(tmp_path, _Workers(act=look), [_run("a"), _run("b")])
+    assert seen == [
+        [("a", "running")],
+        [("a", "done"), ("b", "running")],
+    ]
+
+
+def test_interrupt_leaves_the_rows_of_what_was_done(tmp_path):
+    def interrupt(task):
+        if task.key == "b":
+            raise KeyboardInterrupt
+
+    workers = _Workers(act=interrupt)
+    record = run_record.RunRecord(tmp_path)
+    driver = schedule.Driver(tmp_path, record, workers)
+    with pytest.raises(KeyboardInterrupt):
+        driver.drive([_run("a"), _run("b"), _run("c")])
+    assert [(row.key, row.status) for row in record.rows()] == [("a", "done")]
+    assert workers.stopped
+
+
+def test_flagfile_and_shared_samples_are_there_before_the_run(tmp_path):
+    (tmp_path / "samples").mkdir()
+    shared = tmp_path / "samples/1.npz"
+    shared.write_bytes(b"samples")
+    seen = []
+
+    def look(task):
+        del task
+        folder = tmp_path / "net/a"
+        seen.append((folder / "run.flags").read_text())
+        seen.append((folder / "model.tflite.run/samples.npz").read_bytes())
+
+    run = _run("a", flagfile="--seed=1\n", samples="samples/1.npz")
+    for _ in range(2):  # The second time all of it is there already.
+        _drive(tmp_path, _Workers(act=look), [run])
+    assert seen == ["--seed=1\n", b"samples"] * 2
+    names = [p.name for p in (tmp_path / "net/a/model.tflite.run").iterdir()]
+    assert names == ["samples.npz"]
+
+
+def test_metrics_are_those_of_this_run_not_of_one_before(tmp_path):
+    folder = tmp_path / "net/a"
+    folder.mkdir(parents=True)
+    stale = {"classes": [1], "top1_percent": 1, "standard_error_percent": 0}
+    (folder / "evaluation.json").write_text(json.dumps(stale))
+    _, rows = _drive(tmp_path, _Workers(), [_run("a")])
+    assert "top1_percent" not in rows["a"].metrics
+
+
+def _plan(rows: dict[str, str], *, rerun_failed=False, there=True):
+    runs = [_run("s", kind="samples"), _run("a", "s"), _run("b", "s")]
+    known = {
+        key: run_record.Row(
+            key, "quantize", key, status, {}, {}, None, "here", "now"
+        )
+        for key, status in rows.items()
+    }
+    planned = schedule.plan(
+        runs, known, rerun_failed=rerun_failed, exists=lambda path: there
+    )
+    return tuple(
+        "".join(run.key for run in part)
+        for part in (planned.todo, planned.done, planned.failed)
+    )
+
+
+def test_plan_skips_what_is_done_and_leaves_what_failed():
+    done, failed = "done", "failed"
+    assert _plan({}) == ("sab", "", "")
+    assert _plan({"s": done, "a": done}) == ("b", "sa", "")
+    assert _plan({"s": done, "a": done, "b": done}) == ("", "ab", "")
+    assert _plan({"s": done, "a": failed, "b": done}) == ("", "b", "a")
+    assert _plan({"s": failed, "a": failed}) == ("b", "", "sa")
+
+
+def test_plan_takes_up_what_failed_when_asked_to():
+    rows = {"s": "failed", "a": "failed", "b": "done"}
+    assert _plan(rows, rerun_failed=True) == ("sa", "b", "")
+
+
+def test_plan_makes_again_what_is_gone():
+    rows = {"s": "done", "a": "done", "b": "done"}
+    assert _plan(rows, there=False) == ("sab", "", "")
+
+
+def test_samples_that_serve_nobody_are_not_made_again():
+    planned = schedule.plan(
+        [_run("s", kind="samples"), _run("a", "s")],
+        {
+            "a": run_record.Row(
+                "a", "quantize", "a", "done", {}, {}, None, "here", "now"
+            )
+        },
+        rerun_failed=False,
+        exists=lambda path: True,
+    )
+    assert planned.todo == ()
+
+
+def test_log_says_what_came_of_each_run(tmp_path, caplog):
+    logging.get_absl_logger().setLevel(python_logging.INFO)
+    caplog.set_level(python_logging.INFO, logger="absl")
+    logging.get_absl_logger().addHandler(caplog.handler)
+    try:
+        _drive(tmp_path, _Workers(broken=["b"]), [_run("a"), _run("b")])
+    finally:
+        logging.get_absl_logger().removeHandler(caplog.handler)
+    assert "done net/a: 2 s" in caplog.text
+    assert "failed net/b: it broke" in caplog.text

@@ -1,0 +1,77 @@
+"""Samples alone are those that dsg_tf.quantize makes."""
+
+from __future__ import annotations
+
+import command_lines
+import numpy as np
+import pytest
+import tiny_models
+
+import dsg_tf
+from dsg_tf import config, files, quantize_flags, samples, synthetic_samples
+
+_FEW = ("--num_samples=3", "--batch_size=2", "--steps=2", "--verify_samples=2")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    path = tmp_path_factory.mktemp("model") / "net.keras"
+    tiny_models.classifier().save(path)
+    return path
+
+
+def test_quantize_takes_the_samples_as_its_own(model, tmp_path):
+    made = tmp_path / "samples.npz"
+    argv = (f"--saved_model={model}", f"--output={made}", *_FEW)
+    assert command_lines.run(synthetic_samples, *argv) == 0
+    before = made.read_bytes()
+    assert len(samples.read(made, inputs={}).metadata) > 0
+
+    output = tmp_path / "net.tflite"
+    folder = files.run_folder(output)
+    folder.mkdir()
+    (folder / "samples.npz").write_bytes(before)
+    inode = (folder / "samples.npz").stat().st_ino
+    dsg_tf.quantize_model(
+        str(model), output=output, config=quantize_flags.parse(_FEW)
+    )
+    # The very file, not one of equal bytes: nothing was made anew.
+    assert (folder / "samples.npz").stat().st_ino == inode
+
+    # And they are what it makes without them.
+    alone = tmp_path / "alone.tflite"
+    dsg_tf.quantize_model(
+        str(model), output=alone, config=quantize_flags.parse(_FEW)
+    )
+    assert (files.run_folder(alone) / "samples.npz").read_bytes() == before
+    assert alone.read_bytes() == output.read_bytes()
+
+
+def test_python_makes_as_many_as_asked_for(model, tmp_path):
+    few = config.SynthesisConfig(num_samples=3, batch_size=2, steps=1)
+    for further, count in ((0, 3), (2, 5)):
+        made = dsg_tf.synthesize(
+            str(model),
+            output=tmp_path / f"{count}.npz",
+            config=config.PipelineConfig(synthesis=few),
+            further=further,
+        )
+        assert len(made) == count
+        assert all(np.isfinite(a).all() for a in made.arrays.values())
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        ((), "--saved_model: got nothing"),
+        (("--saved_model=absent",), "absent: got no such"),
+        (("--saved_model=absent", "--method=gan"), "--method: got 'gan'"),
+    ],
+)
+def test_bad_input_is_one_line(tmp_path, monkeypatch, capfd, argv, words):
+    monkeypatch.chdir(tmp_path)
+    assert command_lines.run(synthetic_samples, *argv) == 1
+    err = capfd.readouterr().err
+    assert len(err.splitlines()) == 1
+    assert words in err
+    assert list(tmp_path.iterdir()) == []
