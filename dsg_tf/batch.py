@@ -3,8 +3,8 @@
   python -m dsg_tf.batch --models=a.keras,b.keras --weight_bits=4,8 \\
       --seed=0,1,2 --output_dir=out
 
-Exit codes: 0 all runs are done, 1 the user can mend it, 2 some runs failed,
-130 interrupted; the same command goes on.
+Exit codes: 0 all runs are done, 1 the user can mend it, 2 some runs failed or
+are below --min_agreement, 130 interrupted; the same command goes on.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from dsg_tf import (
     run_table,
     schedule,
 )
+from dsg_tf import config as config_lib
 
 _USAGE = """
 Runs a grid of dsg_tf.quantize: models x methods x widths x seeds x ...
@@ -70,6 +71,7 @@ def _check() -> pathlib.Path:
             expected="--models; --saved_model is for flagfiles of models",
         )
     batch_flags.check_axes(_FLAGS)
+    config_lib.PipelineConfig(min_agreement=_FLAGS.min_agreement)
     if _FLAGS.export:
         run_table.check(_FLAGS.export)
     return pathlib.Path(_FLAGS.output_dir).absolute()
@@ -148,15 +150,35 @@ def _run(folder: pathlib.Path) -> int:
         workers = local_runner.LocalRunner(_FLAGS.jobs, keep_open=[lock])
         driver = schedule.Driver(folder, record, workers)
         failed = driver.drive(planned.todo, skipped=len(planned.done))
+        asked = {run.key for run in (*planned.todo, *planned.done)}
+        rows = [row for row in record.rows() if row.key in asked]
         record.close()
+    below = _below(rows, _FLAGS.min_agreement)
+    for row in below:
+        logging.error(
+            "%s: agreement %.3f is below --min_agreement %g",
+            row.folder,
+            row.metrics["agreement"],
+            _FLAGS.min_agreement,
+        )
     if failed or planned.failed:
         logging.error(
             "%d runs failed now, %d before; their log.txt says why",
             failed,
             len(planned.failed),
         )
-        return 2
-    return 0
+    return 2 if failed or planned.failed or below else 0
+
+
+def _below(
+    rows: Sequence[run_record.Row], least: float
+) -> list[run_record.Row]:
+    """Runs that are done, but whose agreement with float is too low."""
+    return [
+        row
+        for row in rows
+        if row.status == "done" and row.metrics.get("agreement", 1.0) < least
+    ]
 
 
 def _dry_run(folder: pathlib.Path) -> int:

@@ -23,8 +23,8 @@ AXES = (
     "exporter",
     "seed",
 )
-# What a run gets from the batch itself.
-_OWN = ("saved_model", "samples", "output", "resume")
+# What a run gets from the batch itself, or what the batch sees to.
+_OWN = ("saved_model", "samples", "output", "resume", "min_agreement")
 # Methods that are no synthesis: images of --calibration_data.
 REAL = "real"
 
@@ -36,6 +36,7 @@ GROUPS = {
         "rerun_failed",
         "dry_run",
         "export",
+        "min_agreement",
     ),
     "Real images": ("eval_data", "calibration_data", *image_flags.NAMES),
     "Grid: each takes several values, comma-separated": AXES,
@@ -61,8 +62,8 @@ def define(values: flags.FlagValues) -> None:
         if whole[name].default is not None:
             text += f" [{whole[name].default}]"
         flags.DEFINE_list(name, [], text, flag_values=values)
-    # In flagfiles of models alone; the help does not show it.
-    for name in (*PASSED_ON, "saved_model"):
+    # Of these the help does not show saved_model: in flagfiles of models alone.
+    for name in (*PASSED_ON, "min_agreement", "saved_model"):
         values[name] = whole[name]
 
 

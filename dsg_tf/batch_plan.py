@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import glob
 import pathlib
 import re
 from collections.abc import Callable, Mapping, Sequence
+from importlib import metadata
 
-from absl import flags
+from absl import flags, logging
 
 import dsg_tf
 from dsg_tf import (
@@ -27,6 +29,10 @@ from dsg_tf import config as config_lib
 SAMPLES = "samples"
 # Of samples, in the names of their files; as many as no batch confuses.
 _SHORT = 16
+_COMPUTING = (
+    *("tensorflow", "keras", "numpy"),
+    *("litert-quantizer", "ai-edge-litert"),
+)
 _MODEL_FILES = (".keras", ".h5", ".hdf5")
 _FLAGFILE = ".flags"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
@@ -153,7 +159,13 @@ def runs(
     for model in chosen:
         maker = _Maker(model, output_dir, folders, fingerprint)
         for run in maker.runs(points[model.name]):
-            planned.setdefault(run.key, run)
+            first = planned.setdefault(run.key, run)
+            if run.kind == "quantize" and first is not run:
+                logging.warning(
+                    "%s is %s: the same settings, run once and named so",
+                    run.told,
+                    first.told,
+                )
     return list(planned.values())
 
 
@@ -265,7 +277,7 @@ class _Maker:
             {
                 "kind": kind,
                 "model": self._model_hash,
-                "dsg_tf": dsg_tf.__version__,
+                "versions": _versions(),
                 **settings,
             }
         )
@@ -427,6 +439,14 @@ class _Maker:
 
     def _by_flagfile(self, module: str, folder: str) -> tuple[str, str]:
         return module, f"--flagfile={self._output_dir / folder / 'run.flags'}"
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    """Versions of what computes: with another, results may be others."""
+    versions = {name: metadata.version(name) for name in _COMPUTING}
+    # Bazel runs it without having it installed.
+    return {"dsg_tf": dsg_tf.__version__, **versions}
 
 
 _FOR_SAMPLES = {

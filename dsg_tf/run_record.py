@@ -176,8 +176,10 @@ class RunRecord:
             )
 
     def delete(self, key: str) -> None:
-        """Forgets a run that has not come to an end."""
-        self._db.execute("DELETE FROM runs WHERE key = ?", (key,))
+        """Forgets a run, unless it has come to an end."""
+        self._db.execute(
+            "DELETE FROM runs WHERE key = ? AND status = 'running'", (key,)
+        )
 
     def rows(self) -> list[Row]:
         """All rows, by folder."""

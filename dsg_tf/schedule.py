@@ -48,6 +48,12 @@ class Run:
     samples: str = ""
     floats: str = ""
 
+    @property
+    def told(self) -> str:
+        """What was asked for, as a user would say it."""
+        told = (self.config.get(n) for n in ("model", "method", "label"))
+        return "/".join(str(part) for part in told if part)
+
 
 @dataclasses.dataclass(frozen=True)
 class Plan:

@@ -32,6 +32,10 @@ def _runs(*argv: str, taken=()):
     return batch_plan.runs(values, _OUT, taken=dict(taken))
 
 
+def _quantized(*argv: str):
+    return [run for run in _runs(*argv) if run.kind == "quantize"]
+
+
 def _folders(runs, kind: str = "quantize") -> list[str]:
     return [run.folder for run in runs if run.kind == kind]
 
@@ -114,11 +118,20 @@ def test_samples_are_made_with_the_flags_that_bear_on_them(zoo):
     ]
 
 
-def test_settings_that_come_to_the_same_are_one_run(zoo):
+def test_settings_that_come_to_the_same_are_one_run_and_said_so(zoo, caplog):
     argv = ("--models=a.keras", "--recipe=fast,balanced")
     # At 8 bits a channel, balanced does what fast does; at 4 it does not.
-    assert len(_folders(_runs(*argv))) == 1
     assert len(_folders(_runs(*argv, "--weight_bits=4"))) == 2
+    assert caplog.messages == []
+    assert len(_folders(_runs(*argv))) == 1
+    (told,) = caplog.messages
+    assert told.startswith("a/dsg/W8A8-balanced is a/dsg/W8A8-fast: ")
+
+
+def test_agreement_that_is_asked_for_is_no_setting_of_a_run(zoo):
+    (first,) = _quantized("--models=a.keras")
+    (same,) = _quantized("--models=a.keras", "--min_agreement=0.9")
+    assert same == first
 
 
 def test_steps_are_left_out_where_nothing_is_optimised(zoo):
@@ -176,6 +189,14 @@ def test_key_is_of_what_a_run_depends_on_and_of_nothing_else(zoo):
     np.savez(zoo / "val.npz", images=np.ones(1), labels=np.ones(1))
     others.add(_key("--eval_data=val.npz"))
     assert len(others | {first}) == 7
+
+
+def test_key_is_of_the_versions_of_what_computes(zoo, monkeypatch):
+    first = _key()
+    assert {"dsg_tf", "tensorflow"} < set(batch_plan._versions())
+    other = {**batch_plan._versions(), "tensorflow": "9.9"}
+    monkeypatch.setattr(batch_plan, "_versions", lambda: other)
+    assert _key() != first
 
 
 def test_samples_are_shared_by_all_that_does_not_bear_on_them(zoo):

@@ -12,7 +12,7 @@ import time
 import command_lines
 import pytest
 
-from dsg_tf import batch, run_record
+from dsg_tf import batch, run_record, schedule
 
 
 def _main(*argv: str) -> int:
@@ -45,6 +45,10 @@ def here(tmp_path, monkeypatch) -> pathlib.Path:
         (
             ("--output_dir=out", "--models=net.keras", "--weight_bits=4,x"),
             "--weight_bits: got 'x'",
+        ),
+        (
+            ("--output_dir=out", "--models=net.keras", "--min_agreement=90"),
+            "--min_agreement: got 90",
         ),
         (
             ("--output_dir=net.keras", "--models=net.keras"),
@@ -97,6 +101,39 @@ def record(here) -> run_record.RunRecord:
         )
     )
     return record
+
+
+def _done(driver, todo, *, skipped):
+    """As `Driver.drive`, without running anything."""
+    del skipped
+    for run in todo:
+        driver._record.put(
+            run_record.Row(
+                run.key,
+                run.kind,
+                run.folder,
+                "done",
+                {},
+                {"agreement": 0.8} if run.kind == "quantize" else {},
+                None,
+                "here",
+                run_record.now(),
+            )
+        )
+    return 0
+
+
+@pytest.mark.parametrize(("least", "code"), [("0.8", 0), ("0.81", 2)])
+def test_agreement_is_judged_of_what_is_done(
+    here, monkeypatch, caplog, least, code
+):
+    monkeypatch.setattr(schedule.Driver, "drive", _done)
+    argv = ("--output_dir=out", "--models=net.keras")
+    assert _main(*argv, f"--min_agreement={least}") == code
+    told = [m for m in caplog.messages if "--min_agreement" in m]
+    assert told == code // 2 * [
+        "net/dsg/W8A8/seed0: agreement 0.800 is below --min_agreement 0.81"
+    ]
 
 
 @pytest.mark.parametrize("name", ["runs.csv", "runs.md", "runs.jsonl"])

@@ -62,9 +62,17 @@ def test_folder_belongs_to_the_run_that_came_last(tmp_path):
 
 def test_deleted_row_is_gone(tmp_path):
     record = run_record.RunRecord(tmp_path)
-    record.put(_row())
+    record.put(_row(status="running"))
     record.delete("k")
     assert record.rows() == []
+
+
+@pytest.mark.parametrize("status", ["done", "failed"])
+def test_what_has_come_to_an_end_is_not_forgotten(tmp_path, status):
+    record = run_record.RunRecord(tmp_path)
+    record.put(_row(status=status))
+    record.delete("k")
+    assert [row.status for row in record.rows()] == [status]
 
 
 @pytest.mark.parametrize(
