@@ -50,13 +50,7 @@ batch_flags.define(_FLAGS)
 
 def _check() -> pathlib.Path:
     """The output folder, absolute; what can be said at once is said here."""
-    if not _FLAGS.output_dir:
-        raise errors.UserError(
-            "--output_dir",
-            got="nothing",
-            expected="the folder of the runs",
-            remedy="--help lists all flags",
-        )
+    cli.require(_FLAGS, "output_dir")
     if not _FLAGS.models and not _FLAGS.export:
         raise errors.UserError(
             "--models",

@@ -66,6 +66,28 @@ def run(
     app.run(lambda argv: guarded(main), flags_parser=parse)
 
 
+def require(values: flags.FlagValues, *names: str) -> None:
+    """Refuses flags that are not given, with their help as what is expected.
+
+    Raises:
+      errors.UserError: the first one that has no value.
+    """
+    for name in names:
+        if not values[name].value:
+            raise errors.UserError(
+                f"--{name}",
+                got="nothing",
+                expected=_mid_sentence(values[name].help),
+                remedy="--help lists all flags",
+            )
+
+
+def _mid_sentence(text: str) -> str:
+    first, space, rest = text.rstrip(".").partition(" ")
+    # Not the S of SavedModel.
+    return (first.lower() if first.istitle() else first) + space + rest
+
+
 def guarded(main: Callable[[], int]) -> int:
     """Runs `main`; what a user can mend becomes one line and exit code 1."""
     # TensorFlow's C++ side talks at length about CPUs and missing GPUs.

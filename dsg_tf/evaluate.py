@@ -18,7 +18,7 @@ from collections.abc import Callable
 import numpy as np
 from absl import flags
 
-from dsg_tf import classifiers, cli, errors, files, image_flags, labelled_images
+from dsg_tf import classifiers, cli, files, image_flags, labelled_images
 
 _USAGE = """
 Top-1 of a classifier on labelled images.
@@ -106,14 +106,7 @@ def classes_of(
 
 def main() -> int:
     """Evaluates what the flags name, and prints top-1."""
-    for name in ("model", "data"):
-        if not _FLAGS[name].value:
-            raise errors.UserError(
-                f"--{name}",
-                got="nothing",
-                expected=_FLAGS[name].help,
-                remedy="--help lists all flags",
-            )
+    cli.require(_FLAGS, "model", "data")
     image_flags.check(_FLAGS)
     output = pathlib.Path(_FLAGS.output) if _FLAGS.output else None
     if output is not None:

@@ -175,14 +175,7 @@ def parse_channels(texts: Sequence[str]) -> list[int]:
 
 def main() -> int:
     """Draws what the flags ask for; writes all of it or nothing."""
-    for name in ("saved_model", "output_dir"):
-        if not _FLAGS[name].value:
-            raise errors.UserError(
-                f"--{name}",
-                got="nothing",
-                expected=_FLAGS[name].help,
-                remedy="--help lists all flags",
-            )
+    cli.require(_FLAGS, "saved_model", "output_dir")
     paths = parse_sets(_FLAGS.samples)
     real = _real(paths)
     channels = parse_channels(_FLAGS.channels) or None

@@ -15,7 +15,7 @@ import pathlib
 import numpy as np
 from absl import flags, logging
 
-from dsg_tf import cli, errors, files, image_flags, labelled_images
+from dsg_tf import cli, files, image_flags, labelled_images
 
 _USAGE = """
 Real images as samples for dsg_tf.quantize.
@@ -58,14 +58,7 @@ def write(output: pathlib.Path, images: np.ndarray) -> None:
 
 def main() -> int:
     """Writes the samples that the flags ask for."""
-    for name in ("data", "output"):
-        if not _FLAGS[name].value:
-            raise errors.UserError(
-                f"--{name}",
-                got="nothing",
-                expected=_FLAGS[name].help,
-                remedy="--help lists all flags",
-            )
+    cli.require(_FLAGS, "data", "output")
     image_flags.check(_FLAGS)
     output = pathlib.Path(_FLAGS.output)
     files.check_writable(output)

@@ -11,7 +11,7 @@ import pathlib
 
 from absl import flags, logging
 
-from dsg_tf import cli, errors, quantize_flags, quiet
+from dsg_tf import cli, quantize_flags, quiet
 from dsg_tf import config as config_lib
 
 _USAGE = """
@@ -45,13 +45,7 @@ def default_output(model: str, export: config_lib.ExportConfig) -> str:
 
 def main() -> int:
     """Runs the pipeline that the flags ask for; returns the exit code."""
-    if not flags.FLAGS.saved_model:
-        raise errors.UserError(
-            "--saved_model",
-            got="nothing",
-            expected="the path of a SavedModel, .keras or .h5",
-            remedy="--help lists all flags",
-        )
+    cli.require(flags.FLAGS, "saved_model")
     config = quantize_flags.pipeline_config(flags.FLAGS)
     output = flags.FLAGS.output or default_output(
         flags.FLAGS.saved_model, config.export
