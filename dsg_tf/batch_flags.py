@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from absl import flags
 
+from dsg_tf import config as config_lib
 from dsg_tf import errors, image_flags, quantize_flags
 
 # Flags of dsg_tf.quantize that take several values here; each is an axis of
@@ -128,6 +129,12 @@ def check_axes(values: flags.FlagValues) -> None:
       errors.UserError: e.g. `--seed=0,one`.
     """
     whole = quantize_flags.own_values()
+    methods = (*config_lib.METHODS, REAL)
+    for method in values.method:
+        if method not in methods:
+            raise errors.UserError(
+                "--method", got=repr(method), expected=", ".join(methods)
+            )
     for name in AXES:
         for text in values[name].value:
             try:

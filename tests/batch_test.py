@@ -47,6 +47,10 @@ def here(tmp_path, monkeypatch) -> pathlib.Path:
             "--weight_bits: got 'x'",
         ),
         (
+            ("--output_dir=out", "--models=net.keras", "--method=gan"),
+            "--method: got 'gan'; expected .*dsg.*, real$",
+        ),
+        (
             ("--output_dir=out", "--models=net.keras", "--min_agreement=90"),
             "--min_agreement: got 90",
         ),
