@@ -24,6 +24,7 @@ _MODELS = flags.DEFINE_list(
 )
 _SEEDS = flags.DEFINE_list("seeds", ["0"], "Seeds of the runs.")
 _VARIANTS = flags.DEFINE_list("variants", [], "Which rows; default: all.")
+_WEIGHT_BITS = flags.DEFINE_integer("weight_bits", 8, "Of the files.", 2, 8)
 _IMAGES = flags.DEFINE_integer("images", 500, "Real images to compare on.")
 
 # Row title -> (method, changed fields of SynthesisConfig, of ExportConfig).
@@ -41,6 +42,11 @@ VARIANTS = {
     "white-noise start": ("dsg", {"initializer": "gaussian"}, {}),
     "no bounds": ("dsg", {"keep_domain": False}, {}),
     "no domain": ("dsg", {"use_domain": False, "keep_domain": False}, {}),
+    "no jitter": ("dsg", {"jitter": 0.0}, {}),
+    "no mirror": ("dsg", {"mirror": False}, {}),
+    "150 steps": ("dsg", {"steps": 150}, {}),
+    "600 steps": ("dsg", {"steps": 600}, {}),
+    "128 samples": ("dsg", {"num_samples": 128}, {}),
     "image prior 0.1": ("dsg", {"prior_weight": 0.1}, {}),
     "zeroq": ("zeroq", {}, {}),
     "noise of the domain": ("noise", {}, {}),
@@ -65,7 +71,9 @@ def score(
             synthesis=config.SynthesisConfig.of(
                 method, seed=int(seed), **synthesis
             ),
-            export=config.ExportConfig(**export),
+            export=config.ExportConfig.of(
+                "balanced", weight_bits=_WEIGHT_BITS.value, **export
+            ),
         )
         with tempfile.TemporaryDirectory() as folder:
             output = pathlib.Path(folder) / "model.tflite"

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 import pathlib
 import signal
 from collections.abc import Iterator, Sequence
@@ -74,14 +73,13 @@ def _check() -> pathlib.Path:
 def _make_folder(folder: pathlib.Path) -> None:
     try:
         (folder / batch_plan.SAMPLES).mkdir(parents=True, exist_ok=True)
-        if not os.access(folder, os.W_OK):
-            raise PermissionError(13, "Permission denied")
     except OSError as error:
         raise errors.UserError(
             "--output_dir",
             got=f"{folder} ({error.strerror})",
             expected="a folder that can be written to",
         ) from error
+    files.check_place(folder, subject="--output_dir")
 
 
 def _runs(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib.util
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -52,6 +53,21 @@ class Drawing:
         return buffer.getvalue()
 
 
+def require_matplotlib() -> None:
+    """Refuses, before the long work, what could not be drawn.
+
+    Raises:
+      errors.UserError: no Matplotlib.
+    """
+    if importlib.util.find_spec("matplotlib") is None:
+        raise errors.UserError(
+            "figures",
+            got="no Matplotlib, which draws them",
+            expected="it is installed",
+            remedy="pip install matplotlib, or dsg_tf[figures]",
+        )
+
+
 @contextlib.contextmanager
 def figure_of(width: float, height: float) -> Iterator[Any]:
     """A figure, inches, while it is drawn with the fonts of this module.
@@ -59,16 +75,10 @@ def figure_of(width: float, height: float) -> Iterator[Any]:
     Raises:
       errors.UserError: no Matplotlib.
     """
-    try:
-        import matplotlib
-        from matplotlib import figure
-    except ImportError:
-        raise errors.UserError(
-            "figures",
-            got="no Matplotlib, which draws them",
-            expected="it is installed",
-            remedy="pip install matplotlib, or dsg_tf[figures]",
-        ) from None
+    require_matplotlib()
+    import matplotlib
+    from matplotlib import figure
+
     with matplotlib.rc_context(_FONTS):
         drawn = figure.Figure(figsize=(width, height), layout="constrained")
         drawn.get_layout_engine().set(w_pad=0.08, h_pad=0.06)

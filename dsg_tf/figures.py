@@ -12,8 +12,6 @@ References:
 
 from __future__ import annotations
 
-import importlib.util
-import os
 import pathlib
 from collections.abc import Sequence
 
@@ -180,14 +178,10 @@ def main() -> int:
     real = _real(paths)
     channels = parse_channels(_FLAGS.channels) or None
     folder = pathlib.Path(_FLAGS.output_dir)
-    _check_folder(folder)
-    if importlib.util.find_spec("matplotlib") is None:
-        raise errors.UserError(
-            "figures",
-            got="no Matplotlib, which draws them",
-            expected="it is installed",
-            remedy="pip install matplotlib, or dsg_tf[figures]",
-        )
+    files.check_place(
+        folder if folder.exists() else folder.absolute().parent,
+        subject="--output_dir",
+    )
     logging.set_verbosity(max(logging.get_verbosity(), logging.INFO))
     contents = _contents(paths, real, channels)
     folder.mkdir(exist_ok=True)
@@ -205,6 +199,7 @@ def _contents(
     with quiet.captured_stderr(show_on_error=True):
         from dsg_tf import (
             diversity,
+            drawing,
             moment_boxes,
             moment_histograms,
             report,
@@ -212,15 +207,11 @@ def _contents(
             source_model,
         )
 
+    drawing.require_matplotlib()
     source = source_model.load(
         _FLAGS.saved_model,
         config_lib.PipelineConfig(
-            signature=_FLAGS.signature,
-            tags=tuple(_FLAGS.tags),
-            input_shapes=tuple(
-                quantize_flags.parse_shape(text) for text in _FLAGS.input_shape
-            ),
-            allow_unsafe_ops=_FLAGS.allow_unsafe_ops,
+            **quantize_flags.model_fields(_FLAGS),
             samples=next(iter(paths.values())),
         ),
     )
@@ -301,18 +292,6 @@ def _read(path: str, ports) -> dict[str, np.ndarray]:
             integer=integer,
         )
     return arrays
-
-
-def _check_folder(folder: pathlib.Path) -> None:
-    """Makes sure, before the long work, that the folder can be written."""
-    place = folder if folder.exists() else folder.absolute().parent
-    if not place.is_dir() or not os.access(place, os.W_OK):
-        raise errors.UserError(
-            "--output_dir",
-            got=f"{place}, which is no writable folder",
-            expected="a folder, or room for one",
-            remedy="make it first",
-        )
 
 
 if __name__ == "__main__":

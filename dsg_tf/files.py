@@ -32,7 +32,7 @@ def check_writable(output: pathlib.Path) -> None:
             expected="a writable folder",
             remedy="make it first",
         )
-    _check_place(folder)
+    check_place(folder)
     check_run_folder(output)
 
 
@@ -50,16 +50,25 @@ def check_run_folder(output: pathlib.Path) -> None:
             expected="room for the folder of the run",
             remedy="move the file away",
         )
-    _check_place(beside if beside.exists() else beside.absolute().parent)
+    check_place(beside if beside.exists() else beside.absolute().parent)
 
 
-def _check_place(folder: pathlib.Path) -> None:
+def check_place(folder: pathlib.Path, *, subject: str = "--output") -> None:
+    """Makes sure that files can be made in a folder.
+
+    Args:
+      folder: it must be there.
+      subject: what an error is about.
+
+    Raises:
+      errors.UserError: it is missing, is no folder, or is not writable.
+    """
     try:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
         raise errors.UserError(
-            "--output",
+            subject,
             got=f"{folder} ({error.strerror})",
             expected="a writable folder",
         ) from error

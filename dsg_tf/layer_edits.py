@@ -110,7 +110,8 @@ class Edit:
         inputs = [source, value.output]
         if layer.groups > 1 and not first:
             # Grappler would fuse a BiasAdd with the convolution, into one that
-            # takes no groups on a CPU.
+            # takes no groups on a CPU; a SavedModel that we write is run as it
+            # is, without `grouped_convolutions`.
             total = ir.Node.of(target, "AddV2", inputs, T=tf.float32)
         else:
             data_format = "NCHW" if first else "NHWC"

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 import numpy as np
 import tensorflow as tf
 
-from dsg_tf.graph import evaluation, ir, naming
+from dsg_tf.graph import evaluation, grouped_convolutions, ir, naming
 
 # What may stand between an operation and its bias and leaves channels alone.
 SHAPE_OPS = frozenset({"BatchToSpaceND", "ExpandDims", "Reshape", "Squeeze"})
@@ -265,11 +265,6 @@ def _layer(
     transposed = node.op == "MatMul" and node.attr("transpose_b", False)
     before = bias.before if bias else node.output
     output = f"{bias.node}:0" if bias else node.output
-    groups = 1
-    if node.op == "Conv2D":
-        axis = 1 if channels_first(node) else 3
-        channels = (graph.shape(node.inputs[data]) or (None,) * 4)[axis]
-        groups = (channels or kernel.shape[2]) // kernel.shape[2]
     layer = LinearLayer(
         name=name,
         node=node.name,
@@ -278,7 +273,7 @@ def _layer(
         kernel_tensor=_kernel_tensor(node),
         kernel=kernel,
         transposed=transposed,
-        groups=groups,
+        groups=grouped_convolutions.groups(graph, node),
         bias=None,
         bias_tensor=None,
         output=output,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 from absl import flags
 
@@ -252,6 +253,20 @@ def pipeline_config(values: flags.FlagValues) -> config_lib.PipelineConfig:
     )
 
 
+def model_fields(values: flags.FlagValues) -> dict[str, Any]:
+    """The fields of a `config.PipelineConfig` that say how to load a model.
+
+    Raises:
+      errors.UserError: a flag's value is not valid.
+    """
+    return {
+        "signature": values.signature,
+        "tags": tuple(values.tags),
+        "input_shapes": tuple(parse_shape(text) for text in values.input_shape),
+        "allow_unsafe_ops": values.allow_unsafe_ops,
+    }
+
+
 def model_and_samples_config(
     values: flags.FlagValues,
 ) -> config_lib.PipelineConfig:
@@ -265,12 +280,9 @@ def model_and_samples_config(
         changes |= parse_field(text)
     return config_lib.PipelineConfig(
         synthesis=config_lib.SynthesisConfig.of(values.method, **changes),
-        signature=values.signature,
-        tags=tuple(values.tags),
-        input_shapes=tuple(parse_shape(text) for text in values.input_shape),
+        **model_fields(values),
         input_range=parse_range(values.input_range),
         verify_samples=values.verify_samples,
-        allow_unsafe_ops=values.allow_unsafe_ops,
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 import struct
 
 import drawn_moments
@@ -41,14 +40,7 @@ def test_fonts_are_the_module_s_while_it_draws_alone():
 
 
 def test_without_matplotlib_one_line_says_what_to_install(monkeypatch):
-    real_import = builtins.__import__
-
-    def refuse(name, *args, **kwargs):
-        if name.partition(".")[0] == "matplotlib":
-            raise ImportError(name)
-        return real_import(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", refuse)
+    monkeypatch.setattr(drawing.importlib.util, "find_spec", lambda name: None)
     with (
         pytest.raises(errors.UserError, match=r"dsg_tf\[figures\]"),
         drawing.figure_of(4, 3),

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tiny_models
 
-from dsg_tf import diversity, figures
+from dsg_tf import diversity, drawing, figures
 from dsg_tf.graph import loading
 from tools import digits
 
@@ -112,7 +112,7 @@ def test_samples_far_out_of_the_domain_are_drawn(data, tmp_path):
         (("--channels=99",), "channels: got 99; expected 0 to 15"),
         (("--layers=bn",), "--layers: got 'bn'; expected 0 to 12, or one of"),
         (("--layers=13",), "--layers: got '13'"),
-        (("--output_dir=absent/out",), "--output_dir: .*make it first"),
+        (("--output_dir=absent/out",), "--output_dir: .*No such file"),
     ],
 )
 def test_bad_input_is_one_line_and_writes_nothing(
@@ -154,6 +154,6 @@ def test_values_that_an_integer_input_cannot_take_are_one_line(
 def test_without_matplotlib_it_says_so_before_any_work(
     data, tmp_path, capfd, monkeypatch
 ):
-    monkeypatch.setattr(figures.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(drawing.importlib.util, "find_spec", lambda name: None)
     assert _draw(data, tmp_path / "out", "--saved_model=absent") == 1
     assert "dsg_tf[figures]" in capfd.readouterr().err
