@@ -938,3 +938,16 @@ def test_the_config_of_a_keras_file_is_plain_json(tmp_path):
     with zipfile.ZipFile(tmp_path / "m.keras") as archive:
         config = json.loads(archive.read("config.json"))
     assert config["class_name"] == "Functional"
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_sequential_that_was_never_called_is_loaded(tmp_path, groups):
+    layers = [keras.Input((8, 8, 4)), keras.layers.Conv2D(4, 3, groups=groups)]
+    model = keras.Sequential([*layers, keras.layers.Flatten()])
+    model.save(tmp_path / "net.keras")
+    graph = loading.load(tmp_path / "net.keras")
+    (port,) = graph.inputs
+    x = np.random.default_rng(0).normal(size=(2, 8, 8, 4)).astype(np.float32)
+    (found,) = frozen.to_function(graph)(tf.constant(x))
+    np.testing.assert_allclose(found, model(x), rtol=1e-4, atol=1e-5)
+    assert port.shape[1:] == (8, 8, 4)

@@ -125,7 +125,7 @@ def _inputs(model, input_shapes: endpoint.Shapes | None):
     """Names, specs and structure of a model's inputs, flat in that order."""
     symbolic = getattr(model, "inputs", None)
     if symbolic:
-        structure = model.input
+        structure = model.input if _has_input(model) else model.inputs[0]
         flat = tf.nest.flatten(structure)
         names = _unique([t.name.split(":")[0] for t in flat])
         specs = [_spec(t, n) for t, n in zip(flat, names, strict=True)]
@@ -142,6 +142,14 @@ def _inputs(model, input_shapes: endpoint.Shapes | None):
     if not spec.dtype.is_floating:
         spec = tf.TensorSpec(shape, tf.float32, name="input")
     return ["input"], [spec], 0
+
+
+def _has_input(model) -> bool:
+    """Whether `model.input` is there: not of a Sequential never called."""
+    try:
+        return model.input is not None
+    except AttributeError:
+        return False
 
 
 def _shape_of_subclassed(model, input_shapes) -> Sequence[int | None]:
