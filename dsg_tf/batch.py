@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import pathlib
 import signal
 from collections.abc import Iterator, Sequence
@@ -19,6 +20,7 @@ from absl import flags, logging
 
 from dsg_tf import (
     batch_flags,
+    batch_models,
     batch_plan,
     cli,
     errors,
@@ -47,51 +49,70 @@ _FLAGS = flags.FlagValues()
 batch_flags.define(_FLAGS)
 
 
-def _check() -> pathlib.Path:
+def _check(values: flags.FlagValues) -> pathlib.Path:
     """The output folder, absolute; what can be said at once is said here."""
-    cli.require(_FLAGS, "output_dir")
-    if not _FLAGS.models and not _FLAGS.export:
+    cli.require(values, "output_dir")
+    if not values.models and not values.export:
         raise errors.UserError(
             "--models",
             got="nothing",
             expected="models to run, or --export",
             remedy="--help lists all flags",
         )
-    if _FLAGS.saved_model:
+    if values.saved_model:
         raise errors.UserError(
             "--saved_model",
-            got=repr(_FLAGS.saved_model),
+            got=repr(values.saved_model),
             expected="--models; --saved_model is for flagfiles of models",
         )
-    batch_flags.check_axes(_FLAGS)
-    config_lib.PipelineConfig(min_agreement=_FLAGS.min_agreement)
-    if _FLAGS.export:
-        run_table.check(_FLAGS.export)
-    return pathlib.Path(_FLAGS.output_dir).absolute()
+    batch_flags.check_axes(values)
+    config_lib.PipelineConfig(min_agreement=values.min_agreement)
+    if values.export:
+        run_table.check(values.export)
+    return pathlib.Path(values.output_dir).absolute()
+
+
+def _check_folder(folder: pathlib.Path) -> None:
+    """Refuses an output folder that cannot be written to, or made."""
+    places = (folder, *folder.parents)
+    there = next(place for place in places if os.path.exists(place))
+    files.check_place(there, subject="--output_dir")
 
 
 def _make_folder(folder: pathlib.Path) -> None:
     try:
-        (folder / batch_plan.SAMPLES).mkdir(parents=True, exist_ok=True)
+        (folder / batch_models.SAMPLES).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise errors.UserError(
             "--output_dir",
             got=f"{folder} ({error.strerror})",
-            expected="a folder that can be written to",
+            expected="a writable folder",
         ) from error
-    files.check_place(folder, subject="--output_dir")
 
 
 def _runs(
-    folder: pathlib.Path, rows: Sequence[run_record.Row] = ()
+    values: flags.FlagValues,
+    folder: pathlib.Path,
+    rows: Sequence[run_record.Row],
 ) -> list[schedule.Run]:
     """The runs of the grid, in the folders that the record has them in."""
     return batch_plan.runs(
-        _FLAGS,
+        values,
         folder,
         # Where a run failed, another of that name may take its place.
         taken={row.folder: row.key for row in rows if row.status == "done"},
         fingerprint=_fingerprint,
+    )
+
+
+def _check_grid(values: flags.FlagValues, folder: pathlib.Path) -> None:
+    """Refuses what `_runs` would, before there is a record."""
+    batch_plan.runs(
+        values,
+        folder,
+        taken={},
+        fingerprint=_fingerprint,
+        tell=lambda text: None,  # `_runs` tells.
     )
 
 
@@ -100,65 +121,95 @@ _fingerprint = functools.cache(fingerprints.of_path)
 
 
 def _planned(
-    folder: pathlib.Path, rows: Sequence[run_record.Row]
+    values: flags.FlagValues,
+    folder: pathlib.Path,
+    rows: Sequence[run_record.Row],
 ) -> schedule.Plan:
     """What to do, given the rows of the record."""
     return schedule.plan(
-        _runs(folder, rows),
+        _runs(values, folder, rows),
         {row.key: row for row in rows},
-        rerun_failed=_FLAGS.rerun_failed,
+        rerun_failed=values.rerun_failed,
         exists=lambda path: (folder / path).exists(),
     )
 
 
+# What is counted: samples are means to these.
+_COUNTED = {"to quantize": ("quantize",), "to evaluate": schedule.EVALUATIONS}
+
+
+def _counts(**parts: Sequence[schedule.Run]) -> str:
+    """How many there are of each kind that is counted, in each part.
+
+    Example: `to quantize: 3 to do, 2 done before; to evaluate: 5 to do, ...`
+    """
+    texts = []
+    for what, kinds in _COUNTED.items():
+        counts = {
+            name.replace("_", " "): sum(run.kind in kinds for run in runs)
+            for name, runs in parts.items()
+        }
+        if any(counts.values()):
+            numbers = ", ".join(f"{n} {name}" for name, n in counts.items())
+            texts.append(f"{what}: {numbers}")
+    return "; ".join(texts)
+
+
 def _tell(planned: schedule.Plan) -> None:
-    logging.info(
-        "%d runs to do, %d done before",
-        len(planned.todo),
-        len(planned.done),
+    failed = {"failed_before": planned.failed} if planned.failed else {}
+    text = _counts(to_do=planned.todo, done_before=planned.done, **failed)
+    if failed:
+        logging.warning("%s (--rerun_failed takes up what failed)", text)
+    else:
+        logging.info("%s", text)
+
+
+def _tell_failed(
+    now: Sequence[schedule.Run], before: Sequence[schedule.Run]
+) -> None:
+    """Says how many models failed, and evaluations of models that did not."""
+    lost = {run.key for run in (*now, *before) if run.kind == "quantize"}
+
+    def own(runs: Sequence[schedule.Run]) -> list[schedule.Run]:
+        return [run for run in runs if lost.isdisjoint(run.needs)]
+
+    logging.error(
+        "failed: %s; the log.txt of each says why",
+        _counts(now=own(now), before=own(before)),
     )
-    if planned.failed:
-        logging.warning(
-            "%d runs failed before and are not run again: --rerun_failed"
-            " takes them up",
-            len(planned.failed),
-        )
 
 
-def _run(folder: pathlib.Path) -> int:
+def _run(values: flags.FlagValues, folder: pathlib.Path) -> int:
     """Runs the grid; returns the exit code."""
     # Once without a folder: what is wrong leaves nothing behind.
-    _runs(folder)
-    if _FLAGS.dry_run:
-        return _dry_run(folder)
+    _check_grid(values, folder)
+    _check_folder(folder)
+    if values.dry_run:
+        return _dry_run(values, folder)
     _make_folder(folder)
     with folder_lock.hold(folder) as lock:
         record = run_record.RunRecord(folder)
         for row in record.rows():
             if row.status == "running":  # Of a driver that is dead.
                 record.delete(row.key)
-        planned = _planned(folder, record.rows())
+        planned = _planned(values, folder, record.rows())
         _tell(planned)
-        workers = local_runner.LocalRunner(_FLAGS.jobs, keep_open=[lock])
+        workers = local_runner.LocalRunner(values.jobs, keep_open=[lock])
         driver = schedule.Driver(folder, record, workers)
         failed = driver.drive(planned.todo, skipped=len(planned.done))
         asked = {run.key for run in (*planned.todo, *planned.done)}
         rows = [row for row in record.rows() if row.key in asked]
         record.close()
-    below = _below(rows, _FLAGS.min_agreement)
+    below = _below(rows, values.min_agreement)
     for row in below:
         logging.error(
             "%s: agreement %.3f is below --min_agreement %g",
             row.folder,
             row.metrics["agreement"],
-            _FLAGS.min_agreement,
+            values.min_agreement,
         )
     if failed or planned.failed:
-        logging.error(
-            "%d runs failed now, %d before; their log.txt says why",
-            failed,
-            len(planned.failed),
-        )
+        _tell_failed(failed, planned.failed)
     return 2 if failed or planned.failed or below else 0
 
 
@@ -173,11 +224,11 @@ def _below(
     ]
 
 
-def _dry_run(folder: pathlib.Path) -> int:
+def _dry_run(values: flags.FlagValues, folder: pathlib.Path) -> int:
     rows: list[run_record.Row] = []
     if (folder / run_record.NAME).exists():
         rows = run_record.RunRecord(folder, create=False).rows()
-    planned = _planned(folder, rows)
+    planned = _planned(values, folder, rows)
     for status, runs in (
         ("to do", planned.todo),
         ("done", planned.done),
@@ -188,9 +239,9 @@ def _dry_run(folder: pathlib.Path) -> int:
     return 0
 
 
-def _export(folder: pathlib.Path) -> None:
+def _export(values: flags.FlagValues, folder: pathlib.Path) -> None:
     record = run_record.RunRecord(folder, create=False)
-    target = pathlib.Path(_FLAGS.export)
+    target = pathlib.Path(values.export)
     files.write_atomically(target, run_table.render(record.rows(), str(target)))
     record.close()
     logging.info("table: %s", target)
@@ -210,16 +261,20 @@ def _terminated_like_interrupted() -> Iterator[None]:
         signal.signal(signal.SIGTERM, previous)
 
 
-def main() -> int:
-    """Does what the flags ask for; returns the exit code."""
-    folder = _check()
+def main(values: flags.FlagValues = _FLAGS) -> int:
+    """Does what the flags ask for; returns the exit code.
+
+    Args:
+      values: parsed flags of `batch_flags.define`; by default the command's.
+    """
+    folder = _check(values)
     logging.set_verbosity(max(logging.get_verbosity(), logging.INFO))
     code = 0
-    if _FLAGS.models:
+    if values.models:
         with _terminated_like_interrupted():
-            code = _run(folder)
-    if _FLAGS.export and not _FLAGS.dry_run:
-        _export(folder)
+            code = _run(values, folder)
+    if values.export and not values.dry_run:
+        _export(values, folder)
     return code
 
 

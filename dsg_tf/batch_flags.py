@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+
 from absl import flags
 
 from dsg_tf import config as config_lib
 from dsg_tf import errors, image_flags, quantize_flags
 
-# Flags of dsg_tf.quantize that take several values here; each is an axis of
-# the grid. The last one varies fastest.
+# Flags of dsg_tf.quantize that take several values here, and `bits`, which
+# stands for two of them; each is an axis of the grid. The last one varies
+# fastest.
 AXES = (
     "method",
     "num_samples",
     "steps",
     "recipe",
+    "bits",
     "weight_bits",
     "activation_bits",
     "granularity",
@@ -28,6 +33,8 @@ AXES = (
 _OWN = ("saved_model", "samples", "output", "resume", "min_agreement")
 # Methods that are no synthesis: images of --calibration_data.
 REAL = "real"
+_WIDTHS = ("weight_bits", "activation_bits")
+_BITS = re.compile(r"W([2-8])A([1-9][0-9]?)", re.IGNORECASE)
 
 GROUPS = {
     "Batch": (
@@ -56,10 +63,21 @@ def define(values: flags.FlagValues) -> None:
     _define_own(values)
     image_flags.define(values)
     whole = quantize_flags.own_values()
+    flags.DEFINE_list(
+        "bits",
+        [],
+        "Bits of weights and activations together, as W4A8: for widths that are"
+        " no grid. In place of the two flags below.",
+        flag_values=values,
+    )
     for name in AXES:
+        if name == "bits":
+            continue
         text = whole[name].help
         if name == "method":
             text = text.rstrip(".") + f"; {REAL}: --calibration_data."
+        if name == "num_samples":
+            text = text.rstrip(".") + f", {REAL}: all images."
         if whole[name].default is not None:
             text += f" [{whole[name].default}]"
         flags.DEFINE_list(name, [], text, flag_values=values)
@@ -122,12 +140,47 @@ def _define_own(values: flags.FlagValues) -> None:
     )
 
 
+def widths_apart(point: Mapping[str, str]) -> dict[str, str]:
+    """A point of the grid with `bits` as the two axes that it stands for.
+
+    Example:
+      >>> widths_apart({"bits": "W4A8", "seed": "0"})
+      {'weight_bits': '4', 'activation_bits': '8', 'seed': '0'}
+    """
+    apart: dict[str, str] = {}
+    for name, value in point.items():
+        if name == "bits":
+            apart |= zip(_WIDTHS, _BITS.fullmatch(value).groups(), strict=True)
+        else:
+            apart[name] = value
+    return apart
+
+
+def _check_bits(values: flags.FlagValues) -> None:
+    for text in values.bits:
+        if not _BITS.fullmatch(text):
+            raise errors.UserError(
+                "--bits",
+                got=repr(text),
+                expected="W<2..8>A<bits of activations>, e.g. W4A8",
+            )
+    for name in _WIDTHS:
+        if values.bits and values[name].value:
+            raise errors.UserError(
+                "--bits",
+                got=f"--{name} too",
+                expected="widths together or apart, not both",
+                remedy=f"--{name}= takes the other back, as does --bits=",
+            )
+
+
 def check_axes(values: flags.FlagValues) -> None:
     """Refuses values that their flag in dsg_tf.quantize could not parse.
 
     Raises:
       errors.UserError: e.g. `--seed=0,one`.
     """
+    _check_bits(values)
     whole = quantize_flags.own_values()
     methods = (*config_lib.METHODS, REAL)
     for method in values.method:
@@ -136,6 +189,8 @@ def check_axes(values: flags.FlagValues) -> None:
                 "--method", got=repr(method), expected=", ".join(methods)
             )
     for name in AXES:
+        if name == "bits":
+            continue
         for text in values[name].value:
             try:
                 whole[name].parser.parse(text)

@@ -31,28 +31,39 @@ class Score(NamedTuple):
         return 100.0 * float(np.sqrt(share * (1.0 - share) / self.count))
 
 
-def load_predictor(path: str, *, batch: int = 64) -> Predictor:
+def load_predictor(
+    path: str, *, batch: int = 64, signature: str = ""
+) -> Predictor:
     """Loads a classifier of any supported kind.
 
     Args:
       path: a .tflite, .keras or .h5 file, or a SavedModel folder.
       batch: images at a time, where a Keras model or SavedModel leaves its
         batch free; a .tflite runs one by one.
+      signature: of a SavedModel; by default serving_default, or the only one.
 
     Returns:
       A function from float32 images (N, ...) in model input units to scores
       float32 (N, classes).
 
     Raises:
-      errors.UserError: there is no model, or not one input and one output.
+      errors.UserError: there is no model, no such signature, or not one input
+        and one output.
     """
     source = pathlib.Path(path)
     if not source.exists():
         raise errors.UserError(path, got="nothing there", expected="a model")
+    if source.is_dir():
+        return _saved_model_predictor(path, batch, signature)
+    if signature:
+        raise errors.UserError(
+            "--signature",
+            got=f"{signature!r} for {path}",
+            expected="a SavedModel; other files have no signatures",
+            remedy="leave --signature out",
+        )
     if source.suffix == ".tflite":
         return _tflite_predictor(path)
-    if source.is_dir():
-        return _saved_model_predictor(path, batch)
     return _keras_predictor(path, batch)
 
 
@@ -104,11 +115,27 @@ def _in_batches(
     return run
 
 
-def _saved_model_predictor(path: str, batch: int) -> Predictor:
+def _signature_of(path: str, known: Sequence[str], asked: str) -> str:
+    """The signature to call: as `dsg_tf.quantize` chooses it."""
+    if not asked and len(known) == 1:
+        return known[0]
+    name = asked or "serving_default"
+    if name not in known:
+        raise errors.UserError(
+            "--signature",
+            got=repr(name) if asked else "nothing",
+            expected=f"one of {path}: "
+            + (", ".join(sorted(known)) or "none at all"),
+        )
+    return name
+
+
+def _saved_model_predictor(path: str, batch: int, asked: str) -> Predictor:
     import tensorflow as tf
 
     loaded = tf.saved_model.load(path)
-    signature = loaded.signatures["serving_default"]
+    chosen = _signature_of(path, list(loaded.signatures), asked)
+    signature = loaded.signatures[chosen]
     inputs = signature.structured_input_signature[1]
     _require_one(path, "input", len(inputs))
     _require_one(path, "output", len(signature.structured_outputs))
@@ -116,7 +143,7 @@ def _saved_model_predictor(path: str, batch: int) -> Predictor:
 
     def predict(images: np.ndarray) -> np.ndarray:
         # Through `loaded`: it owns the variables, a signature does not.
-        serve = loaded.signatures["serving_default"]
+        serve = loaded.signatures[chosen]
         (scores,) = serve(**{name: tf.cast(images, spec.dtype)}).values()
         return scores.numpy()
 

@@ -27,7 +27,7 @@ Top-1 of a classifier on labelled images.
 """
 
 GROUPS = {
-    "Model": ("model", "reference", "batch"),
+    "Model": ("model", "reference", "signature", "batch"),
     "Images": ("data", *image_flags.NAMES),
     "Output": ("output",),
 }
@@ -49,6 +49,13 @@ def _define(values: flags.FlagValues) -> None:
         "reference",
         None,
         "A second classifier, to count agreement with.",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "signature",
+        "",
+        "Signature of a SavedModel, be it model or reference; default:"
+        " serving_default.",
         flag_values=values,
     )
     flags.DEFINE_integer(
@@ -83,6 +90,7 @@ def classes_of(
     preprocess: Callable[[np.ndarray], np.ndarray],
     *,
     batch: int = 64,
+    signature: str = "",
 ) -> np.ndarray:
     """The class int64 (N,) that a classifier gives to each image.
 
@@ -91,17 +99,26 @@ def classes_of(
       pixels: (N, H, W, C).
       preprocess: from pixels to float32 in model input units.
       batch: images at a time.
+      signature: of a SavedModel.
 
     Raises:
       errors.UserError: model and images do not fit.
     """
-    predict = classifiers.load_predictor(path, batch=batch)
+    predict = classifiers.load_predictor(path, batch=batch, signature=signature)
     return np.concatenate(
         [
             classifiers.classify(predict, preprocess(pixels[at : at + _CHUNK]))
             for at in range(0, len(pixels), _CHUNK)
         ]
     )
+
+
+def _signature_for(path: str) -> str:
+    """`--signature` where it is meant; a .tflite beside has none."""
+    both = [p for p in (_FLAGS.model, _FLAGS.reference) if p]
+    saved_models = [p for p in both if pathlib.Path(p).is_dir()]
+    # Where it is meant for neither, loading the first one says so.
+    return _FLAGS.signature if path in (saved_models or both) else ""
 
 
 def main() -> int:
@@ -119,6 +136,7 @@ def main() -> int:
             pixels,
             lambda part: image_flags.preprocess(_FLAGS, part),
             batch=_FLAGS.batch,
+            signature=_signature_for(path),
         )
 
     classes = classes_by(_FLAGS.model)

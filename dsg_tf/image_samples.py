@@ -23,7 +23,10 @@ Real images as samples for dsg_tf.quantize.
   python -m dsg_tf.image_samples --data=FILE_OR_FOLDER --output=SAMPLES.npz
 """
 
-GROUPS = {"Images": ("data", *image_flags.NAMES), "Output": ("output",)}
+GROUPS = {
+    "Images": ("data", "num_samples", "seed", *image_flags.NAMES),
+    "Output": ("output",),
+}
 
 _FLAGS = flags.FlagValues()
 
@@ -35,6 +38,16 @@ def _define(values: flags.FlagValues) -> None:
         "An .npz with images, or a folder of image files; labels are not used.",
         flag_values=values,
     )
+    flags.DEFINE_integer(
+        "num_samples",
+        None,
+        "At most this many, drawn at random; default: all, as stored.",
+        lower_bound=1,
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "seed", 0, "Seed of the draw.", lower_bound=0, flag_values=values
+    )
     flags.DEFINE_string(
         "output", None, "The .npz to write.", flag_values=values
     )
@@ -42,6 +55,23 @@ def _define(values: flags.FlagValues) -> None:
 
 
 _define(_FLAGS)
+
+
+def draw(images: np.ndarray, count: int | None, seed: int) -> np.ndarray:
+    """Images drawn at random, without repetition.
+
+    Args:
+      images: (N, ...).
+      count: how many; None, or N and more, takes all as they are stored.
+      seed: of the draw; more images of one seed contain the fewer.
+
+    Example:
+      >>> draw(np.arange(4), 2, 0).tolist()
+      [2, 0]
+    """
+    if count is None or count >= len(images):
+        return images
+    return images[np.random.default_rng(seed).permutation(len(images))[:count]]
 
 
 def write(output: pathlib.Path, images: np.ndarray) -> None:
@@ -63,9 +93,10 @@ def main() -> int:
     output = pathlib.Path(_FLAGS.output)
     files.check_writable(output)
     logging.set_verbosity(max(logging.get_verbosity(), logging.INFO))
-    images = labelled_images.load_unlabelled(_FLAGS.data)
+    found = labelled_images.load_unlabelled(_FLAGS.data)
+    images = draw(found, _FLAGS.num_samples, _FLAGS.seed)
     write(output, image_flags.preprocess(_FLAGS, images))
-    logging.info("%d samples: %s", len(images), output)
+    logging.info("%d of %d images: %s", len(images), len(found), output)
     return 0
 
 

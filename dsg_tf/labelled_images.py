@@ -10,6 +10,7 @@ from __future__ import annotations
 import pathlib
 import zipfile
 from collections.abc import Sequence
+from typing import IO
 
 import numpy as np
 
@@ -78,6 +79,39 @@ def load_unlabelled(path: str) -> np.ndarray:
             path, got=f"arrays {sorted(arrays)}", expected="an array images"
         )
     return arrays["images"]
+
+
+def count_unlabelled(path: str) -> int:
+    """How many images `load_unlabelled` would read, without reading them.
+
+    Raises:
+      errors.UserError: nothing readable is there.
+    """
+    source = pathlib.Path(path)
+    if source.is_dir():
+        return len(_images_in(source, "**/*"))
+    try:
+        with (
+            zipfile.ZipFile(source) as arrays,
+            arrays.open("images.npy") as array,
+        ):
+            return _length(array)
+    except (OSError, KeyError, EOFError, ValueError, zipfile.BadZipFile):
+        # What reads the whole of it knows best what is wrong.
+        return len(load_unlabelled(path))
+
+
+def _length(array: IO[bytes]) -> int:
+    """The first axis of an array in NumPy's format, from its header alone."""
+    version = np.lib.format.read_magic(array)
+    read = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }.get(version)
+    if read is None:
+        raise ValueError(f"an array of NumPy's format {version}")
+    shape, _, _ = read(array)
+    return int(np.prod(shape[:1]))
 
 
 def _read_npz(source: pathlib.Path) -> dict[str, np.ndarray]:

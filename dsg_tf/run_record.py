@@ -19,14 +19,15 @@ from dsg_tf import errors
 
 NAME = "runs.sqlite"
 # Of the table below: changes when it does.
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _LEAST_SQLITE = (3, 37, 0)  # STRICT tables
 
 _SCHEMA = f"""
 BEGIN;
 CREATE TABLE runs (
   key TEXT PRIMARY KEY,
-  kind TEXT NOT NULL CHECK (kind IN ('samples', 'float', 'quantize')),
+  kind TEXT NOT NULL
+    CHECK (kind IN ('samples', 'float', 'quantize', 'evaluate')),
   folder TEXT NOT NULL UNIQUE,
   status TEXT NOT NULL CHECK (status IN ('running', 'done', 'failed')),
   config TEXT NOT NULL CHECK (json_valid(config)),
@@ -48,8 +49,8 @@ class Row:
 
     Attributes:
       key: identifies what was asked for, and of what.
-      kind: `quantize`; `samples`, which several of these share; `float`, the
-        evaluation of the model itself.
+      kind: `quantize`; `samples`, which several of these share; `evaluate`,
+        on real images, of what one of them made; `float`, of the model itself.
       folder: of the run, below the output folder.
       status: `running`, `done` or `failed`.
       config: what was asked for.

@@ -19,6 +19,8 @@ from absl import logging
 
 from dsg_tf import files, progress, run_metrics, run_record, runner
 
+# Kinds of runs that give classes to real images.
+EVALUATIONS = ("float", "evaluate")
 # Seconds between looks at the runner, which bounds how late a bar moves.
 _POLL_S = 1.0
 
@@ -50,7 +52,7 @@ class Run:
 
     @property
     def told(self) -> str:
-        """What was asked for, as a user would say it."""
+        """What was asked for, as a user would say it; without its seed."""
         told = (self.config.get(n) for n in ("model", "method", "label"))
         return "/".join(str(part) for part in told if part)
 
@@ -129,9 +131,8 @@ class Driver:
         self._workers = workers
         self._under_way: dict[str, tuple[Run, run_record.Row]] = {}
         self._rows = {row.key: row for row in record.rows()}
-        self._ended = 0
 
-    def drive(self, todo: Sequence[Run], *, skipped: int = 0) -> int:
+    def drive(self, todo: Sequence[Run], *, skipped: int = 0) -> list[Run]:
         """Runs everything, in order, as soon as it is ready.
 
         Args:
@@ -139,25 +140,24 @@ class Driver:
           skipped: runs that are done already, for the count.
 
         Returns:
-          How many runs failed.
+          The runs that failed.
 
         Raises:
           KeyboardInterrupt: as it came; what was under way can be resumed.
         """
         waiting = list(todo)
-        failed = 0
+        failed: list[Run] = []
         try:
             with progress.task(
-                "batch", len(todo) + skipped, unit="runs"
+                "batch", len(todo) + skipped, unit="steps"
             ) as stage:
                 stage.skip(skipped)
                 while waiting or self._under_way:
                     waiting, hopeless = self._submit(waiting)
                     outcomes = self._workers.collect(_POLL_S)
-                    for outcome in outcomes:
-                        failed += self._end(outcome)
                     failed += hopeless
-                    for _ in range(len(outcomes) + hopeless):
+                    failed += filter(None, map(self._end, outcomes))
+                    for _ in range(len(outcomes) + len(hopeless)):
                         stage.advance(1)
         finally:
             # Nothing is under way, unless this is on the way out.
@@ -166,13 +166,13 @@ class Driver:
                 self._record.delete(key)
         return failed
 
-    def _submit(self, waiting: Sequence[Run]) -> tuple[list[Run], int]:
-        """Starts what can start; returns what waits on, and how many failed.
+    def _submit(self, waiting: Sequence[Run]) -> tuple[list[Run], list[Run]]:
+        """Starts what can start; returns what waits on, and what failed.
 
         A run without what it needs fails at once.
         """
         still: list[Run] = []
-        hopeless = 0
+        hopeless: list[Run] = []
         ahead = {run.key for run in waiting} | set(self._under_way)
         for run in waiting:
             open_needs = [key for key in run.needs if key in ahead]
@@ -184,7 +184,7 @@ class Driver:
             if broken:
                 self._fail(run, broken[0])
                 ahead.discard(run.key)
-                hopeless += 1
+                hopeless.append(run)
             elif open_needs or not self._workers.free():
                 still.append(run)
             else:
@@ -207,7 +207,8 @@ class Driver:
         self._under_way[run.key] = (run, row)
         folder = self._folder / run.folder
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / run_metrics.EVALUATION).unlink(missing_ok=True)
+        if run.kind in EVALUATIONS:  # One before says nothing of this one.
+            (self._folder / run.artifact).unlink(missing_ok=True)
         if run.flagfile:
             files.write_atomically(folder / "run.flags", run.flagfile)
         if run.samples:
@@ -249,8 +250,8 @@ class Driver:
             )
         )
 
-    def _end(self, outcome: runner.Outcome) -> bool:
-        """Records an outcome; returns whether the run failed."""
+    def _end(self, outcome: runner.Outcome) -> Run | None:
+        """Records an outcome; returns the run if it failed."""
         run, row = self._under_way[outcome.key]
         metrics = self._metrics(run)
         metrics |= {"peak_bytes": outcome.peak_bytes}
@@ -267,7 +268,7 @@ class Driver:
             )
         )
         del self._under_way[outcome.key]
-        return error is not None
+        return run if error else None
 
     def _metrics(self, run: Run) -> dict[str, Any]:
         metrics: dict[str, Any] = {}
@@ -276,14 +277,13 @@ class Driver:
             report = run_metrics.read(folder / "report.json")
             if report is not None:
                 metrics |= run_metrics.of_report(report)
-        evaluation = run_metrics.read(
-            self._folder / run.folder / run_metrics.EVALUATION
-        )
-        if evaluation is not None:
+        if run.kind in EVALUATIONS:
+            evaluation = run_metrics.read(self._folder / run.artifact)
             floats = run.floats and run_metrics.read(
                 self._folder / run.floats / run_metrics.EVALUATION
             )
-            metrics |= run_metrics.of_evaluation(evaluation, floats or None)
+            if evaluation is not None:
+                metrics |= run_metrics.of_evaluation(evaluation, floats or None)
         return metrics
 
     def _put(self, row: run_record.Row) -> None:

@@ -50,7 +50,8 @@ _LEVELS = (
     " writers drawing moment_histograms moment_boxes",
     "pipeline",
     "cli quantize quantize_flags synthetic_samples image_flags image_samples"
-    " evaluate batch batch_flags batch_plan figures",
+    " evaluate batch batch_flags batch_models batch_points batch_runs"
+    " batch_plan figures",
 )
 _LEVEL = {
     name: level for level, names in enumerate(_LEVELS) for name in names.split()

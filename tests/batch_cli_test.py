@@ -107,19 +107,19 @@ def test_failing_model_does_not_stop_the_others(zoo, first):
     status = {
         folder: row.status
         for folder, row in rows.items()
-        if row.kind != "samples"
+        if row.kind in ("float", "quantize")
     }
     name = "num_samples2-steps2-fast"
     assert status == {
         "digits/float": "done",
         f"digits/dsg/W8A8-{name}/seed0": "done",
         f"digits/dsg/W8A16-{name}/seed0": "done",
-        "real/real/W8A8-fast/seed0": "done",
+        "real/real/W8A8-num_samples2-fast/seed0": "done",
         f"broken/dsg/W8A8-{name}/seed0": "failed",
         f"broken/dsg/W8A16-{name}/seed0": "failed",
     }
     assert "broken.keras" in rows[f"broken/dsg/W8A8-{name}/seed0"].error
-    assert "3 runs failed now, 0 before" in err
+    assert "failed: to quantize: 2 now, 0 before; the log.txt" in err
     for row in rows.values():
         assert "\n" not in (row.error or "")
         assert row.finished is not None
@@ -144,9 +144,10 @@ def test_widths_share_samples_and_each_has_its_numbers(zoo, first):
         files.append((folder / "model.tflite.run/samples.npz").read_bytes())
         log = (folder / "log.txt").read_text()
         assert "samples of the same model and config" in log
-        assert row.metrics["float_top1_percent"] >= 90
-        assert row.metrics["top1_percent"] >= 50
-        assert 0 <= row.metrics["same_class_percent"] <= 100
+        evaluated = rows[f"{row.folder}/evaluation"].metrics
+        assert evaluated["float_top1_percent"] >= 90
+        assert evaluated["top1_percent"] >= 50
+        assert 0 <= evaluated["same_class_percent"] <= 100
         artifact = zoo / "out" / row.artifact
         assert row.metrics["size_bytes"] == artifact.stat().st_size
         assert row.metrics["stage_seconds"]["export"] > 0
@@ -157,12 +158,15 @@ def test_widths_share_samples_and_each_has_its_numbers(zoo, first):
 
 
 def test_real_images_calibrate(zoo, first):
-    row = _rows(zoo / "out")["real/real/W8A8-fast/seed0"]
+    rows = _rows(zoo / "out")
+    row = rows["real/real/W8A8-num_samples2-fast/seed0"]
     report = json.loads(
         (zoo / "out" / (row.artifact + ".run") / "report.json").read_text()
     )
-    assert report["samples"] == {"calibration": 8, "verified": 2}
-    assert "top1_percent" not in row.metrics  # Its flagfile has no eval_data.
+    # Of ten images: as many calibrate as were asked for.
+    assert report["samples"] == {"calibration": 2, "verified": 1}
+    # Its flagfile has no eval_data.
+    assert f"{row.folder}/evaluation" not in rows
 
 
 def test_export_has_a_line_a_run(zoo, first):
@@ -202,8 +206,8 @@ def test_second_start_runs_nothing_and_says_what_failed(zoo, first):
     before = _rows(zoo / "out")
     code, err = _run(*_BATCH, cwd=zoo)
     assert code == 2
-    assert "0 runs to do" in err
-    assert "2 runs failed before" in err
+    assert "to quantize: 0 to do, 3 done before, 2 failed before; " in err
+    assert "to evaluate: 0 to do, 3 done before, 0 failed before" in err
     assert "--rerun_failed" in err
     assert _rows(zoo / "out") == before
 
@@ -212,7 +216,7 @@ def test_failed_runs_are_taken_up_when_asked_to(zoo, first):
     before = _rows(zoo / "out")
     code, err = _run(*_BATCH, "--rerun_failed", cwd=zoo)
     assert code == 2
-    assert "3 runs to do" in err
+    assert "to quantize: 2 to do, 3 done before; " in err
     after = _rows(zoo / "out")
     for folder, row in after.items():
         again = row.config.get("model") == "broken"
@@ -220,7 +224,35 @@ def test_failed_runs_are_taken_up_when_asked_to(zoo, first):
     # Without the broken one, all is well.
     code, err = _run(*_BATCH, f"--models=digits={_MODEL}", cwd=zoo)
     assert code == 0
-    assert "0 runs to do, 3 done before" in err
+    assert "to quantize: 0 to do, 2 done before; " in err
+
+
+def test_more_data_is_evaluated_and_nothing_quantized_anew(zoo, first):
+    before = _rows(zoo / "out")
+    _, held_out = digits.load_split()
+    images, labels = held_out.images[:20], held_out.labels[:20]
+    np.savez(zoo / "more.npz", images=images, labels=labels)
+    code, err = _run(
+        *_BATCH,
+        f"--models=digits={_MODEL}",
+        "--activation_bits=8",
+        "--eval_data=more.npz",
+        "--export=more.csv",
+        cwd=zoo,
+    )
+    assert code == 0
+    assert "to quantize: 0 to do, 1 done before; to evaluate: 2 to do" in err
+    after = _rows(zoo / "out")
+    assert before.items() <= after.items()
+    assert {row.kind for row in after.values() if row.folder not in before} == {
+        "float",
+        "evaluate",
+    }
+    folder = "digits/dsg/W8A8-num_samples2-steps2-fast/seed0"
+    with (zoo / "more.csv").open() as file:
+        lines = [x for x in csv.DictReader(file) if x["folder"] == folder]
+    assert [line["data"] for line in lines] == ["val.npz", "more.npz"]
+    assert all(line["top1_percent"] for line in lines)
 
 
 # ---- being stopped

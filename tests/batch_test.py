@@ -74,6 +74,18 @@ def test_bad_input_is_one_line_and_leaves_no_file(here, capfd, argv, words):
     assert re.search(words, err), err
 
 
+@pytest.mark.parametrize("folder", ["net.keras", "net.keras/out/zoo"])
+def test_dry_run_refuses_a_folder_as_the_run_would(here, capfd, folder):
+    argv = (f"--output_dir={folder}", "--models=net.keras")
+    lines = []
+    for more in ([], ["--dry_run"]):
+        assert _main(*argv, *more) == 1
+        lines.append(capfd.readouterr())
+    assert lines[0] == lines[1]
+    assert "--output_dir: got" in lines[1].err
+    assert "net.keras (Not a directory)" in lines[1].err
+
+
 def test_dry_run_says_what_would_run_and_writes_nothing(here, capfd):
     argv = ("--output_dir=out", "--models=net.keras", "--weight_bits=4,8")
     assert _main(*argv, "--dry_run") == 0
@@ -124,7 +136,7 @@ def _done(driver, todo, *, skipped):
                 run_record.now(),
             )
         )
-    return 0
+    return []
 
 
 @pytest.mark.parametrize(("least", "code"), [("0.8", 0), ("0.81", 2)])
@@ -138,6 +150,60 @@ def test_agreement_is_judged_of_what_is_done(
     assert told == code // 2 * [
         "net/dsg/W8A8/seed0: agreement 0.800 is below --min_agreement 0.81"
     ]
+
+
+def _planned_run(key: str, kind: str, *needs: str) -> schedule.Run:
+    return schedule.Run(key, kind, f"net/{key}", {}, key, [], needs=needs)
+
+
+_FLOAT = _planned_run("f", "float")
+_SAMPLES = _planned_run("s", "samples")
+_MODELS = [_planned_run(key, "quantize", "s") for key in "abc"]
+_EVALUATIONS = [_planned_run(f"e{key}", "evaluate", key, "f") for key in "abc"]
+
+
+def test_models_and_their_evaluations_are_counted_and_samples_are_not(caplog):
+    caplog.set_level("INFO", logger="absl")
+    batch._tell(
+        schedule.Plan(
+            todo=(_SAMPLES, _MODELS[0], _FLOAT, *_EVALUATIONS[:2]),
+            done=(_MODELS[1],),
+            failed=(),
+        )
+    )
+    batch._tell(schedule.Plan(todo=(_SAMPLES, *_MODELS), done=(), failed=()))
+    batch._tell(
+        schedule.Plan(todo=(), done=(_FLOAT,), failed=(_SAMPLES, *_MODELS))
+    )
+    assert caplog.messages == [
+        "to quantize: 1 to do, 1 done before; to evaluate: 3 to do, 0 done"
+        " before",
+        "to quantize: 3 to do, 0 done before",
+        "to quantize: 0 to do, 0 done before, 3 failed before; to evaluate: 0"
+        " to do, 1 done before, 0 failed before (--rerun_failed takes up what"
+        " failed)",
+    ]
+
+
+def test_evaluations_that_had_no_model_do_not_count_as_failed(caplog):
+    now = (_SAMPLES, _MODELS[0], _EVALUATIONS[0], _EVALUATIONS[1])
+    batch._tell_failed(now, (_MODELS[2], _EVALUATIONS[2]))
+    batch._tell_failed(_EVALUATIONS[:1], ())
+    assert caplog.messages == [
+        "failed: to quantize: 1 now, 1 before; to evaluate: 1 now, 0 before;"
+        " the log.txt of each says why",
+        "failed: to evaluate: 1 now, 0 before; the log.txt of each says why",
+    ]
+
+
+@pytest.mark.parametrize("kind", ["quantize", "evaluate"])
+def test_whatever_fails_gives_the_exit_code(here, monkeypatch, kind):
+    def drive(driver, todo, *, skipped):
+        del driver, todo, skipped
+        return [_planned_run("x", kind)]
+
+    monkeypatch.setattr(schedule.Driver, "drive", drive)
+    assert _main("--output_dir=out", "--models=net.keras") == 2
 
 
 @pytest.mark.parametrize("name", ["runs.csv", "runs.md", "runs.jsonl"])
@@ -157,7 +223,8 @@ def test_record_of_another_version_is_one_line(here, record, capfd):
         assert _main("--output_dir=out", *argv) == 1
         err = capfd.readouterr().err
         assert len(err.splitlines()) == 1, err
-        assert "a record of version 9; expected version 1" in err
+        expected = f"expected version {run_record.SCHEMA_VERSION}"
+        assert f"a record of version 9; {expected}" in err
 
 
 def test_termination_ends_a_batch_as_ctrl_c_does(here, monkeypatch, capfd):

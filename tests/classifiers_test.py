@@ -78,6 +78,57 @@ def test_images_of_another_shape_are_refused(files):
             predict(np.zeros((2, 8, 9, 1), np.float32))
 
 
+def _save_signatures(path, *names: str) -> str:
+    """A SavedModel of two classes, in which each signature favours another."""
+    import tensorflow as tf
+
+    module = tf.Module()
+    module.signs = [tf.Variable([[1.0, -1.0]]), tf.Variable([[-1.0, 1.0]])]
+
+    def serve(signs):
+        @tf.function(input_signature=[tf.TensorSpec((None, 1), tf.float32)])
+        def scores(x):
+            return {"scores": x * signs}
+
+        return scores
+
+    signatures = {
+        name: serve(signs)
+        for name, signs in zip(names, module.signs, strict=False)
+    }
+    tf.saved_model.save(module, str(path), signatures)
+    return str(path)
+
+
+def test_signature_is_chosen_as_when_a_model_is_quantized(tmp_path):
+    images = np.ones((3, 1), np.float32)
+
+    def classes(path, signature=""):
+        predict = classifiers.load_predictor(path, signature=signature)
+        return classifiers.classify(predict, images).tolist()
+
+    two = _save_signatures(tmp_path / "two", "infer", "serving_default")
+    assert classes(two) == [1] * 3
+    assert classes(two, "infer") == [0] * 3
+    one = _save_signatures(tmp_path / "one", "infer")
+    assert classes(one) == [0] * 3
+    other = _save_signatures(tmp_path / "other", "second", "first")
+    for path, signature, words in (
+        (two, "predict", "got 'predict'.*: infer, serving_default$"),
+        (other, "", "--signature: got nothing; .*: first, second$"),
+    ):
+        with pytest.raises(errors.UserError, match=words):
+            classifiers.load_predictor(path, signature=signature)
+
+
+def test_signature_of_a_file_without_any_is_refused(files):
+    for path in files:
+        if path.is_file():
+            words = "--signature: got 'infer'.*expected a SavedModel"
+            with pytest.raises(errors.UserError, match=words):
+                classifiers.load_predictor(str(path), signature="infer")
+
+
 def test_missing_model_is_refused(tmp_path):
     with pytest.raises(errors.UserError, match="nothing there"):
         classifiers.load_predictor(str(tmp_path / "none.tflite"))

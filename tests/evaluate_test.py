@@ -51,6 +51,36 @@ def test_numbers_are_printed_and_written(data, tmp_path, capfd):
 
 
 @pytest.mark.parametrize(
+    ("model", "reference", "asked"),
+    [
+        ("net", "", ["infer"]),
+        ("net", "x.tflite", ["infer", ""]),
+        ("x.tflite", "net", ["", "infer"]),
+        ("net", "net", ["infer", "infer"]),
+        ("x.tflite", "", ["infer"]),  # Which load_predictor refuses.
+        ("x.tflite", "x.tflite", ["infer", "infer"]),
+    ],
+)
+def test_signature_is_for_the_saved_models(
+    tmp_path, monkeypatch, model, reference, asked
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net").mkdir()
+    np.savez("x.npz", images=np.zeros((2, 1)), labels=np.zeros(2, np.int64))
+    seen = []
+
+    def load(path, *, batch, signature):
+        del path, batch
+        seen.append(signature)
+        return lambda images: np.zeros((len(images), 2))
+
+    monkeypatch.setattr(classifiers, "load_predictor", load)
+    argv = (f"--model={model}", f"--reference={reference}", "--data=x.npz")
+    assert command_lines.run(evaluate, *argv, "--signature=infer") == 0
+    assert seen == asked
+
+
+@pytest.mark.parametrize(
     ("argv", "words"),
     [
         ((), "--model: got nothing"),

@@ -29,6 +29,33 @@ def test_samples_are_the_preprocessed_images_under_any_inputs_name(tmp_path):
     assert not list(tmp_path.glob("*.tmp"))
 
 
+def _drawn(tmp_path, *argv: str) -> list[int]:
+    """Which of seven images, in the order in which they are written."""
+    images = np.arange(7 * 4, dtype=np.uint8).reshape(7, 2, 2, 1)
+    np.savez(tmp_path / "x.npz", images=images)
+    output = tmp_path / "samples.npz"
+    data = (f"--data={tmp_path / 'x.npz'}", f"--output={output}")
+    assert command_lines.run(image_samples, *data, *argv) == 0
+    with np.load(output) as arrays:
+        return (arrays["images"][:, 0, 0, 0] // 4).astype(int).tolist()
+
+
+def test_images_are_drawn_at_random_by_the_seed(tmp_path):
+    first = _drawn(tmp_path, "--num_samples=5")
+    assert len(set(first)) == 5
+    assert first != sorted(first)
+    assert _drawn(tmp_path, "--num_samples=5", "--seed=0") == first
+    assert _drawn(tmp_path, "--num_samples=5", "--seed=1") != first
+    assert _drawn(tmp_path, "--num_samples=3") == first[:3]
+
+
+@pytest.mark.parametrize(
+    "argv", [(), ("--num_samples=7",), ("--num_samples=9",), ("--seed=3",)]
+)
+def test_all_images_stay_in_their_order(tmp_path, argv):
+    assert _drawn(tmp_path, *argv) == list(range(7))
+
+
 @pytest.mark.parametrize(
     ("argv", "words"),
     [

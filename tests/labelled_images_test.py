@@ -137,3 +137,30 @@ def test_damaged_files_are_named(tmp_path):
     for name in ("x.npz", "y.npz"):
         with pytest.raises(errors.UserError, match="unreadable"):
             labelled_images.load(str(tmp_path / name))
+
+
+def test_images_are_counted_without_being_read(tmp_path, monkeypatch):
+    np.savez(tmp_path / "plain.npz", images=_PIXELS, other=np.zeros(9))
+    np.savez_compressed(tmp_path / "packed.npz", images=_PIXELS)
+    (tmp_path / "folder/inner").mkdir(parents=True)
+    for name in ("x.jpg", "inner/y.png", "notes.txt"):
+        (tmp_path / "folder" / name).write_text("not even an image")
+    monkeypatch.setattr(labelled_images, "load_unlabelled", None)
+    for name in ("plain.npz", "packed.npz", "folder"):
+        path = str(tmp_path / name)
+        assert labelled_images.count_unlabelled(path) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("absent.npz", "nothing there"),
+        ("broken.npz", "an unreadable file"),
+        ("other.npz", r"arrays \['labels'\]"),
+    ],
+)
+def test_images_that_cannot_be_counted_are_refused(tmp_path, name, words):
+    (tmp_path / "broken.npz").write_text("no archive")
+    np.savez(tmp_path / "other.npz", labels=np.zeros(2))
+    with pytest.raises(errors.UserError, match=words):
+        labelled_images.count_unlabelled(str(tmp_path / name))

@@ -75,6 +75,13 @@ def test_what_has_come_to_an_end_is_not_forgotten(tmp_path, status):
     assert [row.status for row in record.rows()] == [status]
 
 
+@pytest.mark.parametrize("kind", ["samples", "float", "quantize", "evaluate"])
+def test_every_kind_has_its_place(tmp_path, kind):
+    record = run_record.RunRecord(tmp_path)
+    record.put(_row(kind=kind))
+    assert [row.kind for row in record.rows()] == [kind]
+
+
 @pytest.mark.parametrize(
     "changes",
     [{"status": "finished"}, {"kind": "int8"}, {"host": None}, {"error": b"x"}],
@@ -94,7 +101,7 @@ def test_file_of_another_version_is_refused(tmp_path):
     database = sqlite3.connect(tmp_path / run_record.NAME)
     database.execute("PRAGMA user_version = 7")
     database.close()
-    with pytest.raises(errors.UserError, match=r"version 7; expected.*1"):
+    with pytest.raises(errors.UserError, match=r"version 7; expected.*2"):
         run_record.RunRecord(tmp_path)
 
 

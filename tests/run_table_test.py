@@ -66,13 +66,115 @@ def test_csv_has_a_line_a_run_and_a_column_a_number():
 def test_markdown_gives_mean_and_deviation_over_seeds():
     lines = run_table.render(_ROWS, "x.md").splitlines()
     assert len(lines) == 3
+    assert lines[0].startswith("| model | method | run | data | top-1 % |")
     cells = [cell.strip() for cell in lines[2].split(" | ")]
     # Population deviation of 90 and 92 is 1.
     assert "90.00" not in lines[2]
-    assert cells[:4] == ["| net", "dsg", "W4A8", "91.00 ± 1.00"]
+    assert cells[:5] == ["| net", "dsg", "W4A8", "", "91.00 ± 1.00"]
     assert "49 ± 0" in cells
     assert "2 of 3" in cells
     assert "a \\| b |" in lines[2]
+
+
+def _float(data: str, data_key: str, percent: float) -> run_record.Row:
+    return _row(
+        "float",
+        f"net/float-{data_key}",
+        config={"model": "net", "label": "float"}
+        | {"data": data, "data_key": data_key},
+        metrics={"top1_percent": percent},
+    )
+
+
+def _evaluation(of: run_record.Row, data: str, data_key: str = "k", **fields):
+    config = {"quantized": of.key, "data": data, "data_key": data_key}
+    folder = f"{of.folder}/evaluation-{data_key}"
+    return _row("evaluate", folder, config=config, **fields)
+
+
+def test_evaluation_is_joined_to_its_model():
+    model = _quantized(0, metrics={"agreement": 0.9, "seconds": 30})
+    found = {"top1_percent": 90.0, "float_top1_percent": 91.0}
+    evaluation = _evaluation(
+        model, "val.npz", metrics={**found, "seconds": 5, "peak_bytes": 9}
+    )
+    (line,) = run_table.flat([model, evaluation, _ROWS[3]])
+    expected = {
+        **{"kind": "quantize", "model": "net", "method": "dsg"},
+        **{"label": "W4A8", "weight_bits": 4, "activation_bits": None},
+        **{"granularity": None, "seed": 0, "num_samples": None, "steps": None},
+        **{"status": "done", "error": None, "data": "val.npz"},
+        **{"agreement": 0.9, "seconds": 30, "evaluation_seconds": 5},
+        **{"peak_bytes": None, "config": model.config, **found},
+    }
+    assert {name: line[name] for name in expected} == expected
+    text = run_table.render([model, evaluation], "x.csv")
+    (written,) = csv.DictReader(io.StringIO(text))
+    assert written["data"] == "val.npz"
+    assert written["top1_percent"] == "90.0"
+    assert "config" not in written
+    assert "model_status" not in written
+
+
+def test_two_data_sets_are_two_lines_and_none_is_one():
+    models = [_quantized(0), _quantized(1)]
+    rows = [
+        *models,
+        _float("a.npz", "1", 60.0),
+        _float("b.npz", "2", 70.0),
+        _evaluation(models[0], "a.npz", "1", metrics={"top1_percent": 50.0}),
+        _evaluation(models[0], "b.npz", "2", metrics={"top1_percent": 65.0}),
+    ]
+    shown = ("kind", "seed", "data", "top1_percent")
+    assert [[line[n] for n in shown] for line in run_table.flat(rows)] == [
+        ["quantize", 0, "a.npz", 50.0],
+        ["quantize", 0, "b.npz", 65.0],
+        ["quantize", 1, None, None],
+        ["float", None, "a.npz", 60.0],
+        ["float", None, "b.npz", 70.0],
+    ]
+    # Means over seeds are of one data set.
+    markdown = run_table.render(rows, "x.md").splitlines()[2:]
+    assert [line.split(" | ")[3] for line in markdown] == [
+        *("a.npz", "b.npz", ""),
+        *("a.npz", "b.npz"),
+    ]
+
+
+def test_data_sets_of_one_name_are_told_apart():
+    model = _quantized(0)
+    rows = [
+        model,
+        _evaluation(model, "val.npz", "1a"),
+        _evaluation(model, "val.npz", "2b"),
+        _evaluation(model, "other.npz", "3c"),
+    ]
+    assert [line["data"] for line in run_table.flat(rows)] == [
+        "val.npz 1a",
+        "val.npz 2b",
+        "other.npz",
+    ]
+
+
+def test_failing_evaluation_is_the_lines_error_and_the_model_stays():
+    model = _quantized(0, metrics={"agreement": 0.9})
+    evaluation = _evaluation(model, "v", status="failed", error="no labels")
+    rows = [model, evaluation]
+    (line,) = run_table.flat(rows)
+    assert (line["status"], line["error"]) == ("failed", "no labels")
+    markdown = run_table.render(rows, "x.md").splitlines()[2]
+    assert "| 0.900 |" in markdown
+    assert "| 0 of 1 | no labels |" in markdown
+
+
+def test_failed_model_has_its_own_error_and_no_numbers_of_one_before():
+    model = _quantized(0, status="failed", error="it broke")
+    before = _evaluation(model, "v", metrics={"top1_percent": 90.0})
+    after = _evaluation(model, "v", status="failed", error="net: it broke")
+    for evaluation in (before, after):
+        (line,) = run_table.flat([model, evaluation])
+        assert (line["status"], line["error"]) == ("failed", "it broke")
+        assert line["top1_percent"] is None
 
 
 def test_json_lines_hold_every_row_whole():

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import json
 import logging as python_logging
 
 import pytest
 from absl import logging
 
-from dsg_tf import run_record, runner, schedule
+from dsg_tf import progress, run_record, runner, schedule
 
 
 class _Workers:
@@ -56,10 +58,12 @@ def _run(key: str, *needs: str, kind: str = "quantize", **fields):
     )
 
 
-def _drive(folder, workers, runs) -> tuple[int, dict[str, run_record.Row]]:
+def _drive(
+    folder, workers, runs
+) -> tuple[list[str], dict[str, run_record.Row]]:
     record = run_record.RunRecord(folder)
     failed = schedule.Driver(folder, record, workers).drive(runs)
-    return failed, {row.key: row for row in record.rows()}
+    return [run.key for run in failed], {row.key: row for row in record.rows()}
 
 
 def test_runs_wait_for_what_they_need(tmp_path):
@@ -68,7 +72,7 @@ def test_runs_wait_for_what_they_need(tmp_path):
     failed, rows = _drive(
         tmp_path, workers, [samples, _run("a", "s"), _run("b", "s"), _run("c")]
     )
-    assert failed == 0
+    assert failed == []
     assert workers.order.index("s") < workers.order.index("a")
     assert sorted(workers.order) == ["a", "b", "c", "s"]
     assert workers.most == 2  # s and c, then a and b.
@@ -84,7 +88,7 @@ def test_failure_stops_only_what_needs_it(tmp_path):
         workers,
         [_run("s", kind="samples"), _run("a", "s"), _run("b")],
     )
-    assert failed == 2
+    assert failed == ["s", "a"]
     assert workers.order == ["s", "b"]
     status = {key: row.status for key, row in rows.items()}
     assert status == {"s": "failed", "a": "failed", "b": "done"}
@@ -140,13 +144,77 @@ def test_flagfile_and_shared_samples_are_there_before_the_run(tmp_path):
     assert names == ["samples.npz"]
 
 
+_EVALUATION = {"classes": [1], "top1_percent": 1, "standard_error_percent": 0}
+
+
+def _evaluation(key: str, *needs: str, kind: str = "evaluate", floats=""):
+    run = _run(key, *needs, kind=kind, floats=floats)
+    return dataclasses.replace(run, artifact=f"net/{key}/evaluation.json")
+
+
 def test_metrics_are_those_of_this_run_not_of_one_before(tmp_path):
     folder = tmp_path / "net/a"
     folder.mkdir(parents=True)
-    stale = {"classes": [1], "top1_percent": 1, "standard_error_percent": 0}
-    (folder / "evaluation.json").write_text(json.dumps(stale))
-    _, rows = _drive(tmp_path, _Workers(), [_run("a")])
+    (folder / "evaluation.json").write_text(json.dumps(_EVALUATION))
+    _, rows = _drive(tmp_path, _Workers(), [_evaluation("a")])
     assert "top1_percent" not in rows["a"].metrics
+
+
+def test_evaluation_is_compared_with_the_float_models(tmp_path):
+    def write(task):
+        if task.key in ("f", "e"):
+            file = tmp_path / "net" / task.key / "evaluation.json"
+            found = {**_EVALUATION, "top1_percent": {"f": 3, "e": 2}[task.key]}
+            file.write_text(json.dumps(found))
+
+    floats = _evaluation("f", kind="float")
+    evaluation = _evaluation("e", "a", "f", floats=floats.folder)
+    _, rows = _drive(
+        tmp_path, _Workers(act=write), [floats, _run("a"), evaluation]
+    )
+    assert "top1_percent" not in rows["a"].metrics
+    assert rows["f"].metrics["top1_percent"] == 3
+    assert rows["e"].metrics["top1_percent"] == 2
+    assert rows["e"].metrics["float_top1_percent"] == 3
+    assert rows["e"].metrics["same_class_percent"] == 100
+
+
+def test_failing_evaluation_leaves_the_model_done_and_is_run_again(tmp_path):
+    runs = [
+        _evaluation("f", kind="float"),
+        _run("a"),
+        _evaluation("e", "a", "f", floats="net/f"),
+    ]
+    failed, rows = _drive(tmp_path, _Workers(broken=["e"]), runs)
+    assert failed == ["e"]
+    assert {key: row.status for key, row in rows.items()} == {
+        "f": "done",
+        "a": "done",
+        "e": "failed",
+    }
+    for rerun_failed, todo in ((False, []), (True, ["e"])):
+        planned = schedule.plan(
+            runs, rows, rerun_failed=rerun_failed, exists=lambda path: True
+        )
+        assert [run.key for run in planned.todo] == todo
+
+
+def test_every_step_moves_the_bar_once(tmp_path, monkeypatch):
+    tasks = []
+
+    @contextlib.contextmanager
+    def task(name, total, *, unit):
+        tasks.append((progress.Task(name, total), total, unit))
+        yield tasks[0][0]
+
+    monkeypatch.setattr(progress, "task", task)
+    record = run_record.RunRecord(tmp_path)
+    schedule.Driver(tmp_path, record, _Workers(broken=["s"])).drive(
+        [_run("s", kind="samples"), _run("a", "s"), _evaluation("e", "a")],
+        skipped=2,
+    )
+    ((stage, total, unit),) = tasks
+    assert (stage.done, total, unit) == (5, 5, "steps")
 
 
 def _plan(rows: dict[str, str], *, rerun_failed=False, there=True):
