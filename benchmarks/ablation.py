@@ -1,109 +1,227 @@
 """What each ingredient of the default method is worth, on real models.
 
-    python -m benchmarks.ablation [--models=resnet8,mobilenet] [--seeds=0,1,2]
+    python -m benchmarks.ablation --study=ladder --models=resnet20 --bits=W4A4
+    python -m benchmarks.ablation --study=without --models=resnet8 --seeds=0,1
 
-Leaves one ingredient out at a time (and runs the named methods whole), and
-compares the int8 .tflite with the float model on real images: agreement of the
-best class, and SQNR of the output. The images are those set aside for choosing
-defaults, not those that results are judged on.
+`ladder` goes from white noise over ZeroQ to the default method, an ingredient a
+rung; `without` takes one ingredient at a time out of the default method, or
+changes it; `slack` compares where the margins of SDA come from. Every variant
+has the same steps and the same number of samples, if it does not say otherwise.
+Quantized models are compared with the float model on real images: agreement of
+the best class, and SQNR of the output. These images are set aside for choosing
+defaults; results are not judged on them.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
+import re
+import shutil
 import tempfile
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from absl import app, flags, logging
 
 from benchmarks import cases
+from dsg_tf import config as config_lib
+from dsg_tf import files
 
 _SHARED = flags.DEFINE_string("shared", "../shared", "Models and images.")
+_STUDY = flags.DEFINE_enum(
+    "study", "without", ["ladder", "without", "slack"], "Which table."
+)
 _MODELS = flags.DEFINE_list(
     "models", ["resnet8", "resnet20", "mobilenet"], "Which to run."
 )
 _SEEDS = flags.DEFINE_list("seeds", ["0"], "Seeds of the runs.")
-_VARIANTS = flags.DEFINE_list("variants", [], "Which rows; default: all.")
-_WEIGHT_BITS = flags.DEFINE_integer("weight_bits", 8, "Of the files.", 2, 8)
+_VARIANTS = flags.DEFINE_string(
+    "variants", "", "Only rows whose title this expression finds."
+)
+_BITS = flags.DEFINE_list("bits", ["W8A8"], "Widths, e.g. W8A8,W4A8.")
+_STEPS = flags.DEFINE_integer("steps", 300, "Of every variant.", 1)
+_SAMPLES = flags.DEFINE_integer("num_samples", 64, "Of every variant.", 1)
 _IMAGES = flags.DEFINE_integer("images", 500, "Real images to compare on.")
 
-# Row title -> (method, changed fields of SynthesisConfig, of ExportConfig).
-VARIANTS = {
-    "default": ("dsg", {}, {}),
-    "no bias correction": ("dsg", {}, {"bias_correction": "none"}),
-    "no labels": ("dsg", {"label_weight": 0.0}, {}),
-    "label temperature 1": ("dsg", {"label_temperature": 1.0}, {}),
-    "no batch moments": ("dsg", {"batch_weight": 0.0}, {}),
-    "no sample moments": ("dsg", {"sample_weight": 0.0}, {}),
-    "no slack (SDA)": ("dsg", {"slack_percentile": 0.0}, {}),
-    "slack percentile 0.5": ("dsg", {"slack_percentile": 0.5}, {}),
-    "no LSE": ("dsg", {"layerwise_enhancement": False}, {}),
-    "no normalisation": ("dsg", {"normalize_loss": False}, {}),
-    "white-noise start": ("dsg", {"initializer": "gaussian"}, {}),
-    "no bounds": ("dsg", {"keep_domain": False}, {}),
-    "no domain": ("dsg", {"use_domain": False, "keep_domain": False}, {}),
-    "no jitter": ("dsg", {"jitter": 0.0}, {}),
-    "no mirror": ("dsg", {"mirror": False}, {}),
-    "150 steps": ("dsg", {"steps": 150}, {}),
-    "600 steps": ("dsg", {"steps": 600}, {}),
-    "128 samples": ("dsg", {"num_samples": 128}, {}),
-    "image prior 0.1": ("dsg", {"prior_weight": 0.1}, {}),
-    "zeroq": ("zeroq", {}, {}),
-    "noise of the domain": ("noise", {}, {}),
-    "standard normal noise": (
-        "noise",
-        {"use_domain": False, "keep_domain": False},
-        {},
-    ),
+# An ingredient a rung, in the fields of SynthesisConfig; each rung has those
+# before it, too.
+_LADDER: dict[str, dict[str, Any]] = {
+    "ZeroQ": {},
+    "+ normalised loss, cosine rate": {
+        "normalize_loss": True,
+        "schedule": "cosine",
+    },
+    "+ domain and bounds": {
+        "use_domain": True,
+        "keep_domain": True,
+        "input_weight": 0.0,
+    },
+    "+ natural start": {"initializer": "natural"},
+    "+ slack (SDA)": {"slack_percentile": 0.9, "slack_source": "gaussian"},
+    "+ LSE": {"layerwise_enhancement": True},
+    "+ labels, spread": {"label_weight": 1.0, "spread_weight": 0.1},
+    "+ image prior": {"prior_weight": 0.1},
+    "+ batch moments, no prior": {"batch_weight": 1.0, "prior_weight": 0.0},
+    "+ jitter, mirror": {"jitter": 0.125, "mirror": True},
+    "+ scatter, natural slack (the default)": {
+        "scatter": True,
+        "slack_source": "natural",
+    },
+    "spectrum": {"basis": "spectrum"},
+}
+
+# Changes to the default method.
+_WITHOUT: dict[str, dict[str, Any]] = {
+    "default": {},
+    "no labels": {"label_weight": 0.0},
+    "label temperature 1": {"label_temperature": 1.0},
+    "no batch moments": {"batch_weight": 0.0},
+    "no sample moments": {"sample_weight": 0.0},
+    "no LSE": {"layerwise_enhancement": False},
+    "no normalisation": {"normalize_loss": False},
+    "no scatter": {"scatter": False},
+    "spectrum": {"basis": "spectrum"},
+    "white-noise start": {"initializer": "gaussian"},
+    "no bounds": {"keep_domain": False},
+    "no domain": {"use_domain": False, "keep_domain": False},
+    "no jitter": {"jitter": 0.0},
+    "no mirror": {"mirror": False},
+    "half the steps": {"steps": 0.5},
+    "twice the steps": {"steps": 2.0},
+    "twice the samples": {"num_samples": 2.0},
+    "image prior 0.1": {"prior_weight": 0.1},
+}
+
+_SLACK: dict[str, dict[str, Any]] = {
+    "none": {"slack_percentile": 0.0},
+    **{
+        f"{source}, {percentile:g}": {
+            "slack_source": source,
+            "slack_percentile": percentile,
+        }
+        for source in ("gaussian", "natural", "share")
+        for percentile in (0.5, 0.9, 0.99)
+    },
 }
 
 
-def score(
-    case: cases.Case, shared: pathlib.Path, title: str, images: np.ndarray
-) -> list[tuple[float, float]]:
-    """(agreement in percent, SQNR in dB) of a variant, for each seed."""
-    from dsg_tf import config, fidelity, pipeline, samples, source_model
-
-    method, synthesis, export = VARIANTS[title]
-    scores = []
-    for seed in _SEEDS.value:
-        settings = config.PipelineConfig(
-            synthesis=config.SynthesisConfig.of(
-                method, seed=int(seed), **synthesis
-            ),
-            export=config.ExportConfig.of(
-                "balanced", weight_bits=_WEIGHT_BITS.value, **export
-            ),
+def variants(study: str) -> Mapping[str, config_lib.SynthesisConfig]:
+    """The rows of a study, with seed 0."""
+    counts = {"num_samples": _SAMPLES.value, "steps": _STEPS.value}
+    of = config_lib.SynthesisConfig.of
+    if study == "ladder":
+        noise = of(
+            "noise",
+            num_samples=_SAMPLES.value,
+            use_domain=False,
+            keep_domain=False,
         )
+        rows = {"white noise": noise}
+        rung = of("zeroq", **counts)
+        for title, changes in _LADDER.items():
+            if changes:
+                rung = dataclasses.replace(rung, method="dsg", **changes)
+            rows[title] = rung
+        return rows
+    default = of("dsg", **counts)
+    table = _WITHOUT if study == "without" else _SLACK
+    rows = {}
+    for title, changes in table.items():
+        scaled = {
+            name: int(value * counts[name]) if name in counts else value
+            for name, value in changes.items()
+        }
+        rows[title] = dataclasses.replace(default, **scaled)
+    if study == "without":
+        rows["zeroq"] = of("zeroq", **counts)
+        rows["noise of the domain"] = of("noise", num_samples=_SAMPLES.value)
+    return rows
+
+
+def parse_bits(text: str) -> dict[str, int]:
+    """Widths, as fields of ExportConfig, from e.g. `W4A8`."""
+    weights, activations = re.fullmatch(r"W(\d+)A(\d+)", text).groups()
+    return {"weight_bits": int(weights), "activation_bits": int(activations)}
+
+
+def compare(scores: np.ndarray, floats: np.ndarray) -> tuple[float, float]:
+    """Agreement of the best class, percent, and SQNR, dB."""
+    same = scores.argmax(-1) == floats.argmax(-1)
+    noise = np.mean((scores - floats).astype(np.float64) ** 2)
+    signal = np.mean(floats.astype(np.float64) ** 2)
+    return 100 * float(same.mean()), 10 * float(np.log10(signal / noise))
+
+
+def score(
+    case: cases.Case,
+    shared: pathlib.Path,
+    synthesis: config_lib.SynthesisConfig,
+    images: np.ndarray,
+    floats: np.ndarray,
+) -> dict[str, list[tuple[float, float]]]:
+    """By widths, what `compare` finds for each seed."""
+    import dsg_tf
+    from dsg_tf import classifiers
+
+    model = str(shared / case.model)
+    found: dict[str, list[tuple[float, float]]] = {b: [] for b in _BITS.value}
+    for seed in _SEEDS.value:
+        seeded = dataclasses.replace(synthesis, seed=int(seed))
+        settings = config_lib.PipelineConfig(synthesis=seeded)
         with tempfile.TemporaryDirectory() as folder:
-            output = pathlib.Path(folder) / "model.tflite"
-            model = str(shared / case.model)
-            pipeline.quantize_model(model, output=output, config=settings)
-            graph = source_model.load(model, settings).graph
-            held_out = samples.SampleSet({graph.inputs[0].name: images})
-            compared = fidelity.compare_outputs(
-                graph, output.read_bytes(), held_out
+            samples = pathlib.Path(folder) / "samples.npz"
+            dsg_tf.synthesize(
+                model,
+                output=samples,
+                config=settings,
+                further=settings.verify_samples,
             )
-        result = next(iter(compared.values()))
-        scores.append((100 * result.top1_agreement, result.sqnr_db))
-    return scores
+            for bits in _BITS.value:
+                export = config_lib.ExportConfig.of(
+                    "balanced", **parse_bits(bits)
+                )
+                name = "simulated" if export.simulated else "model.tflite"
+                output = pathlib.Path(folder) / bits / name
+                # Where a run looks for samples of its own.
+                place = files.run_folder(output)
+                place.mkdir(parents=True)
+                shutil.copy(samples, place / "samples.npz")
+                dsg_tf.quantize_model(
+                    model,
+                    output=output,
+                    config=dataclasses.replace(settings, export=export),
+                )
+                predict = classifiers.load_predictor(str(output))
+                found[bits].append(compare(predict(images), floats))
+    return found
 
 
 def main(argv: list[str]) -> None:
     del argv
+    from dsg_tf import classifiers
+
     logging.set_verbosity(logging.WARNING)
     shared = pathlib.Path(_SHARED.value)
+    rows = variants(_STUDY.value)
     for name in _MODELS.value:
         case = cases.CASES[name]
         images, _ = cases.load_images(case, shared, tuning=True)
         images = images[: _IMAGES.value]
+        floats = classifiers.load_predictor(str(shared / case.model))(images)
         print(f"\n{case.title}, {len(images)} real images\n")
-        print("| variant | agreement % | SQNR dB |\n| --- | --- | --- |")
-        for title in _VARIANTS.value or VARIANTS:
-            scores = np.array(score(case, shared, title, images))
+        heads = [f"{b} agreement % | {b} SQNR dB" for b in _BITS.value]
+        print(f"| variant | {' | '.join(heads)} |")
+        print("| --- " * (1 + 2 * len(heads)) + "|", flush=True)
+        for title, synthesis in rows.items():
+            if not re.search(_VARIANTS.value, title):
+                continue
+            found = score(case, shared, synthesis, images, floats)
             cells = [
-                f"{m:.1f} ± {s:.1f}"
-                for m, s in zip(scores.mean(0), scores.std(0), strict=True)
+                f"{np.mean(values):.1f} ± {np.std(values):.1f}"
+                for pairs in found.values()
+                for values in zip(*pairs, strict=True)
             ]
             print(f"| {title} | {' | '.join(cells)} |", flush=True)
 

@@ -17,6 +17,8 @@ from dsg_tf import errors
 
 METHODS = ("dsg", "zeroq", "noise")
 INITIALIZERS = ("natural", "gaussian")
+BASES = ("pixels", "spectrum")
+SLACK_SOURCES = ("natural", "gaussian", "share")
 SCHEDULES = ("cosine", "plateau", "constant")
 RANGE_METHODS = ("minmax", "percentile", "mse", "ema", "bn")
 EXPORTERS = ("litert", "tflite_converter")
@@ -91,6 +93,11 @@ class SynthesisConfig:
       seed: of all randomness.
       initializer: `natural` (1/f noise, for image-shaped inputs) or
         `gaussian`.
+      basis: what of natural images is optimised: `pixels`, or `spectrum`, the
+        coefficients of the noise that they are made of
+        (`synthesis.natural_images`).
+      scatter: whether natural images start with brightness and contrast of
+        their own.
       use_domain: start from the input domain's mean and deviation; otherwise
         from N(0, 1) in the model's input units.
       keep_domain: bring samples back into the domain's bounds at each step.
@@ -104,6 +111,9 @@ class SynthesisConfig:
       slack_percentile: DSG's SDA: the percentile, 0..1, of noise probes'
         distances that becomes the margin (section 3.2); 0 turns SDA off.
       slack_probes: noise inputs that the margins are derived from.
+      slack_source: that noise: `natural`, what samples start as, or
+        `gaussian`, white as in the paper; or `share`, margins from the share of
+        BN's variance that lies between samples that start as `natural`.
       layerwise_enhancement: DSG's LSE (section 3.3).
       input_weight: weight of the input's own moments (ZeroQ's layer 0).
       label_weight: weight of the cross-entropy to drawn classes, where a
@@ -123,6 +133,8 @@ class SynthesisConfig:
     schedule: str = "cosine"
     seed: int = 0
     initializer: str = "natural"
+    basis: str = "pixels"
+    scatter: bool = True
     use_domain: bool = True
     keep_domain: bool = True
     jitter: float = 0.125
@@ -132,6 +144,7 @@ class SynthesisConfig:
     batch_weight: float = 1.0
     slack_percentile: float = 0.9
     slack_probes: int = 256
+    slack_source: str = "natural"
     layerwise_enhancement: bool = True
     input_weight: float = 0.0
     label_weight: float = 1.0
@@ -143,6 +156,8 @@ class SynthesisConfig:
         _require_choice("--method", self.method, METHODS)
         for name, choices in (
             ("initializer", INITIALIZERS),
+            ("basis", BASES),
+            ("slack_source", SLACK_SOURCES),
             ("schedule", SCHEDULES),
         ):
             _require_choice(_subject(name), getattr(self, name), choices)
@@ -161,6 +176,13 @@ class SynthesisConfig:
                 )
         for name in ("slack_percentile", "jitter"):
             _require_number(_subject(name), getattr(self, name), 0.0, 1.0)
+        if self.basis == "spectrum" and self.initializer != "natural":
+            raise errors.UserError(
+                _subject("basis"),
+                got=f"'spectrum' with initializer={self.initializer}",
+                expected="'pixels', or initializer=natural: only images have a"
+                " spectrum to start with",
+            )
         self._require_preset()
 
     def _require_preset(self) -> None:
@@ -209,6 +231,7 @@ class SynthesisConfig:
 _OWN_FLAGS = ("method", "num_samples", "batch_size", "steps", "seed")
 
 _SWITCHES = (
+    "scatter",
     "use_domain",
     "keep_domain",
     "mirror",
@@ -233,6 +256,7 @@ _ZEROQ = {
     "learning_rate": 0.1,
     "schedule": "plateau",
     "initializer": "gaussian",
+    "scatter": False,
     "use_domain": False,
     "keep_domain": False,
     "jitter": 0.0,

@@ -14,6 +14,14 @@ from dsg_tf import config, errors
 _SYNTHESIS_FAULTS = [
     ("--method", {"method": "dfq"}, "dsg, noise, zeroq"),
     ("--synthesis=initializer", {"initializer": "zeros"}, "gaussian, natural"),
+    ("--synthesis=basis", {"basis": "waves"}, "pixels, spectrum"),
+    (
+        "--synthesis=basis",
+        {"basis": "spectrum", "initializer": "gaussian"},
+        "only images",
+    ),
+    ("--synthesis=scatter", {"scatter": 1}, "True or False"),
+    ("--synthesis=slack_source", {"slack_source": "bn"}, "natural, share"),
     ("--synthesis=schedule", {"schedule": "step"}, "constant, cosine, plateau"),
     ("--num_samples", {"num_samples": 0}, "an integer >= 1"),
     ("--num_samples", {"num_samples": 8.0}, "an integer >= 1"),
@@ -174,8 +182,8 @@ def test_every_field_of_synthesis_is_checked():
         *config._OWN_FLAGS,
         *config._WEIGHTS,
         *config._SWITCHES,
-        *("patience", "schedule", "initializer"),
-        *("slack_percentile", "slack_probes", "jitter"),
+        *("patience", "schedule", "initializer", "basis"),
+        *("slack_percentile", "slack_probes", "slack_source", "jitter"),
     }
     fields = {f.name for f in dataclasses.fields(config.SynthesisConfig)}
     assert fields == checked

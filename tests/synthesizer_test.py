@@ -28,6 +28,8 @@ _ALL = config_lib.SynthesisConfig(
     schedule="constant",
     seed=5,
     initializer="natural",
+    basis="pixels",
+    scatter=False,
     use_domain=True,
     keep_domain=True,
     jitter=0.25,
@@ -37,6 +39,7 @@ _ALL = config_lib.SynthesisConfig(
     batch_weight=0.9,
     slack_percentile=0.4,
     slack_probes=6,
+    slack_source="gaussian",
     layerwise_enhancement=True,
     input_weight=0.3,
     label_weight=0.6,
@@ -641,3 +644,130 @@ class TestShapes:
             return tiny_graphs.batch_norm(y, [0, 1, 1], [1, 1, 1], epsilon=0.0)
 
         self._run(dead, (None, 8, 8, 3))
+
+
+class TestSpectrum:
+    """Images that are optimised as coefficients of white noise."""
+
+    _CONFIG = dataclasses.replace(_ALL, basis="spectrum", scatter=True)
+
+    def _images(self, model):
+        space = model._spaces["x"]
+        return space.deviations(model.samples["x"].value).numpy()
+
+    def test_loss_is_that_of_the_images(self):
+        model = _make(self._CONFIG)
+        x, labels = self._images(model), model.labels.numpy()
+        logs = _step(model)
+        for name, value in _oracle(self._CONFIG, x, labels).items():
+            assert logs[name] == pytest.approx(value, rel=_RTOL), name
+
+    def test_a_step_moves_the_coefficients(self):
+        model = _make(self._CONFIG)
+        before = model.samples["x"].numpy()
+        assert before.shape == (4, 3, 8, 5, 2)
+        _fit(model, 1)
+        moved = np.abs(model.samples["x"].numpy() - before)
+        # Adam's first step is the rate; imaginary parts of frequencies that
+        # have none, and what the bounds cut, stay.
+        assert np.mean(moved > 0.09) > 0.7
+
+    def test_falls_in_twenty_steps(self):
+        logs = _fit(_make(self._CONFIG), 20, callbacks.KeepInputDomain()).logs
+        assert logs[-1]["bns"] < 0.5 * logs[0]["bns"]
+
+    def test_images_stay_in_the_domain(self):
+        config = dataclasses.replace(self._CONFIG, learning_rate=2.0)
+        model = _make(config)
+        _fit(model, 3, callbacks.KeepInputDomain())
+        domain = tiny_classifier.domain()
+        x = self._images(model) * domain.deviation + domain.mean
+        # Float32 rounding of (bound - mean) / deviation and back.
+        assert np.abs(x).max() == pytest.approx(1, abs=1e-6)
+        assert np.abs(model.values()["x"]).max() <= 1
+
+    def test_start_is_that_of_pixels(self):
+        pixels = dataclasses.replace(self._CONFIG, basis="pixels")
+        low, high = _make(pixels)._spaces["x"].bounds
+        np.testing.assert_allclose(
+            _make(pixels).samples["x"].numpy(),
+            np.clip(self._images(_make(self._CONFIG)), low, high),
+            atol=1e-5,
+        )
+
+    def test_scatter_gives_each_image_a_brightness(self):
+        def spread(scatter):
+            config = dataclasses.replace(
+                self._CONFIG, scatter=scatter, keep_domain=False, batch_size=256
+            )
+            return self._images(_make(config)).mean((1, 2)).std()
+
+        assert spread(False) < 1e-6
+        # The root of the share; 256 values: 4 %.
+        assert spread(True) == pytest.approx(0.5, rel=0.2)
+
+    def test_bounds_let_pass_what_leads_back(self):
+        values = tf.constant([-3.0, -3.0, 0.5, 3.0, 3.0])
+        pull = tf.constant([1.0, -1.0, 1.0, 1.0, -1.0])
+        with tf.GradientTape() as tape:
+            tape.watch(values)
+            bounded = input_space._bounded(values, -1.0, 2.0)
+            loss = tf.reduce_sum(pull * bounded)
+        np.testing.assert_array_equal(bounded, [-1, -1, 0.5, 2, 2])
+        # A step goes against the gradient: down from 3, up from -3.
+        np.testing.assert_array_equal(
+            tape.gradient(loss, values), [0, -1, 1, 1, 0]
+        )
+
+
+class TestSlackSources:
+    def _margins(self, source, percentile=0.6):
+        config = dataclasses.replace(
+            _ALL,
+            initializer="natural",
+            basis="spectrum",
+            scatter=True,
+            slack_source=source,
+            slack_percentile=percentile,
+            slack_probes=32,
+        )
+        model = _make(config)
+        targets = callbacks.BatchNormTargets()
+        targets.set_model(model)
+        targets.on_train_begin()
+        rng = np.random.default_rng([config.seed, 2**31])
+        found = [model.features(model.probe(rng))[0] for _ in range(8)]
+        mean, deviation = (np.concatenate(v) for v in zip(*found, strict=True))
+        target = model.targets[0]
+        return target, mean, deviation
+
+    def test_natural_noise_gives_percentiles_of_its_distances(self):
+        target, mean, deviation = self._margins("natural")
+        mu, sigma = target.mean.numpy(), target.sigma.numpy()
+        for margin, actual, wanted in (
+            (target.mean_margin, mean, mu),
+            (target.sigma_margin, deviation, sigma),
+        ):
+            distances = np.abs(actual - wanted) / sigma
+            assert float(margin.value) == pytest.approx(
+                np.percentile(distances, 60), rel=1e-5
+            )
+
+    def test_differs_from_white_noise(self):
+        natural = self._margins("natural")[0]
+        white = self._margins("gaussian")[0]
+        assert float(natural.mean_margin.value) != pytest.approx(
+            float(white.mean_margin.value), rel=0.05
+        )
+
+    def test_share_gives_what_lies_between_samples(self):
+        target, mean, deviation = self._margins("share", percentile=0.9)
+        between = mean.var(0)
+        share = np.median(between / (between + (deviation**2).mean(0)))
+        # 1.645: 90 % of a normal variable.
+        assert float(target.mean_margin.value) == pytest.approx(
+            1.645 * np.sqrt(share), rel=1e-3
+        )
+        assert float(target.sigma_margin.value) == pytest.approx(
+            1 - np.sqrt(1 - share), rel=1e-3
+        )

@@ -13,7 +13,7 @@ import tensorflow as tf
 import tiny_graphs
 
 from dsg_tf import bn_statistics, classifier_head, input_domain
-from dsg_tf.synthesis import initializers
+from dsg_tf.synthesis import natural_images
 
 EPSILON = 1e-3
 CLASSES = 5
@@ -48,7 +48,11 @@ def domain() -> input_domain.InputDomain:
 def bn_moments() -> tuple[tuple[np.ndarray, np.ndarray], ...]:
     """(mean, variance) of each BN layer, over natural noise, float32."""
     rng = np.random.default_rng(11)
-    images = initializers.natural(rng, (64, 8, 8, 3)).astype(np.float64)
+    natural = natural_images.NaturalImages.of((8, 8, 3), brightness_share=0.0)
+    noise = natural_images.white(rng, (64, 8, 8, 3))
+    with tf.init_scope():  # Also where a function is being traced.
+        images = natural(natural.coefficients(noise)).numpy()
+    images = images.astype(np.float64)
     images = np.clip(images * domain().deviation + domain().mean, -1, 1)
     moments = []
     while len(moments) < 3:

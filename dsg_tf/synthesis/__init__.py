@@ -1,9 +1,10 @@
 """Samples from nothing but a trained model.
 
 Modules, lowest first:
-  losses        what a sample is pulled towards; pure functions.
-  initializers  where it starts.
-  synthesizer   the keras.Model whose variables are the samples.
-  callbacks     what happens around the steps.
-  run           batch after batch, with resume; the package's entry.
+  losses          what a sample is pulled towards; pure functions.
+  natural_images  where images start, and how they move.
+  input_space     between an input's units and the variables.
+  synthesizer     the keras.Model whose variables are the samples.
+  callbacks       what happens around the steps.
+  run             batch after batch, with resume; the package's entry.
 """

@@ -6,6 +6,7 @@ import csv
 import math
 import os
 import pathlib
+import statistics
 from collections.abc import Collection, Sequence
 
 import keras
@@ -21,7 +22,8 @@ class BatchNormTargets(keras.callbacks.Callback):
     the model, and the percentile of |m - mu| and |s - sigma| over samples and
     channels, in the unit of the loss, becomes the layer's margin. They belong
     to this very model, so they are computed, once, and kept for the batches
-    that follow.
+    that follow. White noise, the paper's, knows nothing of how images differ;
+    what samples start as does (`SynthesisConfig.slack_source`).
     """
 
     def __init__(self):
@@ -42,24 +44,62 @@ class BatchNormTargets(keras.callbacks.Callback):
     def _set_margins(self, model, config) -> None:
         rng = np.random.default_rng([config.seed, 2**31])
         count = -(-config.slack_probes // config.batch_size)
+        # Of every layer m and s, a batch of probes at a time.
         gathered = [([], []) for _ in model.targets]
         for _ in range(count):
             moments = model.features(model.probe(rng))
-            for k, (mean, deviation) in enumerate(moments):
-                target, scale = model.targets[k], model.scale(k)
-                for values, actual, wanted in zip(
-                    gathered[k],
-                    (mean, deviation),
-                    (target.mean, target.sigma),
-                    strict=True,
-                ):
-                    values.append(np.abs(actual - wanted.value) / scale)
-        for target, (means, deviations) in zip(
-            model.targets, gathered, strict=True
+            for found, pair in zip(gathered, moments, strict=True):
+                for values, moment in zip(found, pair, strict=True):
+                    values.append(np.asarray(moment))
+        margins_of = (
+            _margins_of_share
+            if config.slack_source == "share"
+            else _margins_of_distance
+        )
+        for k, (target, found) in enumerate(
+            zip(model.targets, gathered, strict=True)
         ):
-            p = 100 * config.slack_percentile
-            target.mean_margin.assign(np.percentile(means, p))
-            target.sigma_margin.assign(np.percentile(deviations, p))
+            mean, deviation = (np.concatenate(values) for values in found)
+            margins = margins_of(
+                mean,
+                deviation,
+                target,
+                scale=np.asarray(model.scale(k)),
+                percentile=config.slack_percentile,
+            )
+            target.mean_margin.assign(margins[0])
+            target.sigma_margin.assign(margins[1])
+
+
+def _margins_of_distance(
+    mean: np.ndarray, deviation: np.ndarray, target, *, scale, percentile: float
+) -> tuple[float, float]:
+    """DSG's margins: what probes show, (P, C), whatever it comes from."""
+    return tuple(
+        float(np.percentile(np.abs(actual - wanted) / scale, 100 * percentile))
+        for actual, wanted in (
+            (mean, target.mean.numpy()),
+            (deviation, target.sigma.numpy()),
+        )
+    )
+
+
+def _margins_of_share(
+    mean: np.ndarray, deviation: np.ndarray, target, *, scale, percentile: float
+) -> tuple[float, float]:
+    """Margins that would let samples scatter as BN's variance says they do.
+
+    A layer's variance is what differs within samples and between them. With a
+    share b between, the m of samples have the deviation sqrt(b) sigma, of
+    which the margin is the normal quantile, and their s lie about
+    sqrt(1 - b) sigma. BN tells only the sum; b is that of the probes.
+    """
+    between = mean.var(axis=0)
+    within = (deviation**2).mean(axis=0)
+    share = float(np.median(between / np.maximum(between + within, 1e-12)))
+    sigma = float(np.mean(target.sigma.numpy() / scale))
+    quantile = statistics.NormalDist().inv_cdf((1 + min(percentile, 0.999)) / 2)
+    return quantile * share**0.5 * sigma, (1 - (1 - share) ** 0.5) * sigma
 
 
 class KeepInputDomain(keras.callbacks.Callback):

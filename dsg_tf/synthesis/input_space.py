@@ -1,7 +1,8 @@
-"""Between the units of a model's input and deviations of its domain.
+"""Between the units of a model's input and the variables of its samples.
 
-Samples are variables in deviations from the domain's mean, so that one learning
-rate fits a 0..255 model and a [-1, 1] model alike.
+Samples are kept in deviations from the domain's mean, so that one learning rate
+fits a 0..255 model and a [-1, 1] model alike. Images are optimised before a map
+that makes images of white noise (`natural_images`).
 """
 
 from __future__ import annotations
@@ -14,20 +15,24 @@ import tensorflow as tf
 from dsg_tf import config as config_lib
 from dsg_tf import input_domain
 from dsg_tf.graph import ir
-from dsg_tf.synthesis import initializers
+from dsg_tf.synthesis import natural_images
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class InputSpace:
-    """One input: its shape, and the way between its units and deviations.
+    """One input: its shape, and the way between its units and the variables.
 
-    A sample of value x is kept as `(x - center) / unit`.
+    A sample of value x is `(x - center) / unit` in deviations.
 
     Attributes:
       shape: (B, ...), all known.
       domain: where its values live.
       center, unit: float32 (C,), (1,) or scalars.
-      natural: whether samples start with the spectrum of natural images.
+      natural: the map from white noise to natural images, where samples start
+        as such; else they start as white noise.
+      spectral: whether the variables are coefficients before that map; else
+        they are the samples, in deviations.
+      scatter: whether images start with brightness and contrast of their own.
       is_image: whether it looks like an image.
       jitter: largest shift that the network sees it under, a share of its
         height and width.
@@ -39,7 +44,9 @@ class InputSpace:
     domain: input_domain.InputDomain
     center: np.ndarray
     unit: np.ndarray
-    natural: bool
+    natural: natural_images.NaturalImages | None
+    spectral: bool
+    scatter: bool
     is_image: bool
     jitter: float
     mirror: bool
@@ -55,12 +62,23 @@ class InputSpace:
         """The space of an input whose shape is known, batch included."""
         image = input_domain.is_image(port)
         use = config.use_domain
+        natural = None
+        if image and config.initializer == "natural":
+            share = natural_images.BRIGHTNESS_SHARE if config.scatter else 0.0
+            natural = natural_images.NaturalImages.of(
+                port.shape,
+                channel_correlation=domain.channel_correlation,
+                neighbour_correlation=domain.neighbour_correlation,
+                brightness_share=share,
+            )
         return cls(
             shape=tuple(port.shape),
             domain=domain,
             center=np.asarray(domain.mean if use else 0.0, np.float32),
             unit=np.asarray(domain.deviation if use else 1.0, np.float32),
-            natural=image and config.initializer == "natural",
+            natural=natural,
+            spectral=natural is not None and config.basis == "spectrum",
+            scatter=natural is not None and config.scatter,
             is_image=image,
             jitter=config.jitter if image else 0.0,
             # A digit or a spectrogram is another thing in the mirror; photos,
@@ -77,15 +95,39 @@ class InputSpace:
             for b in (self.domain.minimum, self.domain.maximum)
         )
 
+    @property
+    def variable_shape(self) -> tuple[int, ...]:
+        """Of the variables, batch first."""
+        if not self.spectral:
+            return self.shape
+        batch, height, width, channels = self.shape
+        return batch, channels, height, width // 2 + 1, 2
+
     def initial(self, rng: np.random.Generator) -> np.ndarray:
-        """Where samples start, in deviations."""
-        make = initializers.natural if self.natural else initializers.gaussian
-        values = make(
-            rng,
-            self.shape,
-            channel_correlation=self.domain.channel_correlation,
-        )
-        return np.clip(values, *self.bounds) if self.keep else values
+        """Where the variables start, float32."""
+        noise = natural_images.white(rng, self.shape, scatter=self.scatter)
+        if self.natural is None:
+            return self.project(noise)
+        coefficients = self.natural.coefficients(noise)
+        if self.spectral:
+            return coefficients
+        return self.project(self.natural(coefficients).numpy())
+
+    def project(self, variables: np.ndarray) -> np.ndarray:
+        """Variables brought back to where they may be.
+
+        Those before a map may be anywhere: `deviations` keeps the bounds.
+        """
+        if self.spectral or not self.keep:
+            return variables
+        return np.clip(variables, *self.bounds)
+
+    def deviations(self, variables: tf.Tensor) -> tf.Tensor:
+        """The samples of variables, in deviations, with a gradient."""
+        if not self.spectral:
+            return variables
+        images = self.natural(variables)
+        return _bounded(images, *self.bounds) if self.keep else images
 
     def to_model(self, values: np.ndarray) -> np.ndarray:
         """Deviations to the model's units, within bounds if they are kept."""
@@ -116,3 +158,16 @@ class InputSpace:
     def to_model_tensor(self, values: tf.Tensor) -> tf.Tensor:
         """Deviations to the model's units, with a gradient."""
         return values * self.unit + self.center
+
+
+@tf.custom_gradient
+def _bounded(values: tf.Tensor, low: tf.Tensor, high: tf.Tensor):
+    """A clip that lets pass what would bring a value back from beyond."""
+
+    def gradient(upstream):
+        away = ((values > high) & (upstream < 0)) | (
+            (values < low) & (upstream > 0)
+        )
+        return tf.where(away, tf.zeros_like(upstream), upstream), None, None
+
+    return tf.clip_by_value(values, low, high), gradient

@@ -22,7 +22,7 @@ from dsg_tf import (
 from dsg_tf import config as config_lib
 from dsg_tf.graph import frozen, ir
 from dsg_tf.synthesis import callbacks as callbacks_lib
-from dsg_tf.synthesis import initializers, input_space
+from dsg_tf.synthesis import input_space, natural_images
 from dsg_tf.synthesis import synthesizer as synthesizer_lib
 
 # Steps of an epoch at most: what callbacks that act on epochs (CSVLogger,
@@ -188,6 +188,6 @@ def _noise(graph, config, domains, store, starts) -> None:
         for port in graph.inputs:
             domain = domains[port.name]
             space = input_space.InputSpace.of(port, domain, config)
-            noise = initializers.gaussian(rng, space.shape)
+            noise = natural_images.white(rng, space.shape)
             values[port.name] = domain.finish(space.to_model(noise))
         store.write(start, values, np.full(config.batch_size, -1))

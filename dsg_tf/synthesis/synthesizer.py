@@ -22,7 +22,7 @@ from dsg_tf import (
 )
 from dsg_tf import config as config_lib
 from dsg_tf.graph import frozen, ir
-from dsg_tf.synthesis import initializers, input_space, losses
+from dsg_tf.synthesis import input_space, losses, natural_images
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -43,8 +43,8 @@ class Target:
 class Synthesizer(keras.Model):
     """Samples as trainable variables of a loss on a frozen graph.
 
-    Variables are in deviations from the domain's mean, so that one learning
-    rate fits a 0..255 model and a [-1, 1] model alike.
+    What the variables are, `input_space.InputSpace` says: samples in
+    deviations from the domain's mean, or what images are made of.
 
     Args:
       graph: the frozen graph, float inputs.
@@ -99,8 +99,10 @@ class Synthesizer(keras.Model):
         self._forward = frozen.to_function(self._graph, self._tensors)
         batch, count = config.batch_size, len(self._batch_norms)
         self.samples = {
-            name: self.add_weight(shape=i.shape, name=f"samples_{n}")
-            for n, (name, i) in enumerate(self._spaces.items())
+            name: self.add_weight(
+                shape=space.variable_shape, name=f"samples_{n}"
+            )
+            for n, (name, space) in enumerate(self._spaces.items())
         }
         self.views = {
             name: self._state((3,), f"view_{n}", dtype="int32")
@@ -159,14 +161,15 @@ class Synthesizer(keras.Model):
     def project(self) -> None:
         """Brings the samples back into the bounds of their domains."""
         for name, variable in self.samples.items():
-            low, high = self._spaces[name].bounds
-            variable.assign(tf.clip_by_value(variable, low, high))
+            variable.assign(self._spaces[name].project(variable.numpy()))
 
     def values(self) -> dict[str, np.ndarray]:
         """The samples in the model's input units, by input name."""
         return {
-            name: self._spaces[name].to_model(variable.numpy())
-            for name, variable in self.samples.items()
+            name: space.to_model(np.asarray(space.deviations(variable.value)))
+            for (name, variable), space in zip(
+                self.samples.items(), self._spaces.values(), strict=True
+            )
         }
 
     def features(
@@ -182,11 +185,19 @@ class Synthesizer(keras.Model):
         ]
 
     def probe(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """One batch of white noise of the domain, for the slack margins."""
-        return {
-            name: i.to_model(initializers.gaussian(rng, i.shape))
-            for name, i in self._spaces.items()
-        }
+        """One batch of noise of the domain, for the slack margins.
+
+        White as in the paper, or what samples start as.
+        """
+        probes = {}
+        for name, space in self._spaces.items():
+            if self._config.slack_source == "gaussian":
+                noise = natural_images.white(rng, space.shape)
+            else:
+                start = tf.convert_to_tensor(space.initial(rng))
+                noise = np.asarray(space.deviations(start))
+            probes[name] = space.to_model(noise)
+        return probes
 
     def scale(self, index: int) -> tf.Tensor | float:
         """The unit of layer `index`'s distances: sigma (C,), or 1."""
@@ -217,11 +228,15 @@ class Synthesizer(keras.Model):
     def _terms(self) -> dict[str, tf.Tensor]:
         """Every term of the loss that is turned on, by name; in a trace."""
         config = self._config
+        values = {
+            n: self._spaces[n].deviations(v.value)
+            for n, v in self.samples.items()
+        }
         inputs = {
             n: self._spaces[n].to_model_tensor(
-                self._spaces[n].seen(v.value, self.views[n].value)
+                self._spaces[n].seen(v, self.views[n].value)
             )
-            for n, v in self.samples.items()
+            for n, v in values.items()
         }
         tensors = frozen.splice(
             self._graph, list(inputs.values()), self._tensors
@@ -230,7 +245,7 @@ class Synthesizer(keras.Model):
         features, outputs = tensors[:count], tensors[count:]
         terms = {"bns": self._bns(features)}
         if config.input_weight:
-            own = [_own_moments(v.value) for v in self.samples.values()]
+            own = [_own_moments(v) for v in values.values()]
             terms["input"] = config.input_weight * sum(own)
         scores = None
         if self._head is not None:
@@ -248,11 +263,7 @@ class Synthesizer(keras.Model):
             spread = [losses.spread_loss(t) for t in outputs]
             terms["spread"] = config.spread_weight * sum(spread)
         if config.prior_weight:
-            images = [
-                v.value
-                for n, v in self.samples.items()
-                if self._spaces[n].is_image
-            ]
+            images = [v for n, v in values.items() if self._spaces[n].is_image]
             if images:
                 total = [losses.total_variation(i) for i in images]
                 terms["prior"] = config.prior_weight * sum(total)
