@@ -1,0 +1,154 @@
+"""Tables are flagfiles of the batch, and what stands behind them overrides."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from absl import flags
+
+from dsg_tf import batch_flags, errors
+from tools import digits, paper, reproduce
+
+_ROOT = pathlib.Path(__file__).absolute().parent.parent
+
+
+def _values(*argv: str) -> flags.FlagValues:
+    values = flags.FlagValues()
+    reproduce.define(values)
+    values(["", *argv])
+    return values
+
+
+def _asked(*argv: str) -> flags.FlagValues:
+    """The batch that the tool would run."""
+    asked = flags.FlagValues()
+    batch_flags.define(asked)
+    asked(["", *reproduce.batch_lines(_values(*argv))])
+    return asked
+
+
+@pytest.fixture(autouse=True)
+def _from_the_root(monkeypatch):
+    monkeypatch.chdir(_ROOT)
+
+
+class TestFlags:
+    @pytest.mark.parametrize("number", paper.TABLES)
+    def test_every_table_has_a_flagfile_with_its_widths(self, number):
+        asked = _asked(f"--table={number}")
+        widths = {f"W{w}A{a}" for w, a in paper.TABLES[number].top1}
+        assert set(asked.bits) == widths
+        assert asked.num_samples == ["256"]
+        assert {"real", "zeroq", "dsg", "noise"} == set(asked.method)
+        for model in asked.models:
+            assert pathlib.Path(model).exists()
+        batch_flags.check_axes(asked)
+
+    def test_table_2_is_table_1_of_another_model(self):
+        first, second = _asked("--table=1"), _asked("--table=2")
+        assert first.models != second.models
+        for name in ("bits", "method", "range_method", "bias_correction"):
+            assert first[name].value == second[name].value
+
+    def test_figures_take_samples_of_table_1(self):
+        table, figure = _asked("--table=1"), _asked("--figure=1")
+        for name in ("models", "num_samples", "recipe", "range_method"):
+            assert table[name].value == figure[name].value
+        assert figure.seed == ["0"]
+
+    def test_what_is_given_overrides_the_flagfile(self):
+        asked = _asked("--table=1", "--models=a.keras", "--seed=5", "--jobs=2")
+        assert (asked.models, asked.seed) == (["a.keras"], ["5"])
+        assert asked.jobs == 2
+        assert asked.bits == ["W4A4", "W6A6", "W8A8"]
+
+    @pytest.mark.parametrize(
+        ("flag", "field", "weight"),
+        [
+            ("--labels", "label_weight", 1.0),
+            ("--nolabels", "label_weight", 0.0),
+            ("--image_prior", "prior_weight", 0.1),
+            ("--noimage_prior", "prior_weight", 0.0),
+        ],
+    )
+    def test_switches_are_weights_of_the_synthesis(self, flag, field, weight):
+        asked = _asked("--table=4", flag)
+        # The last one counts.
+        last = [t for t in asked.synthesis if t.startswith(field)][-1]
+        assert last == f"{field}={weight}"
+
+    def test_without_switches_a_table_is_as_its_flagfile(self):
+        assert not _asked("--table=1").synthesis
+
+    @pytest.mark.parametrize("argv", [(), ("--table=1", "--figure=1")])
+    def test_wants_a_table_or_a_figure(self, argv):
+        with pytest.raises(errors.UserError, match="one of them"):
+            reproduce.batch_lines(_values(*argv))
+
+
+def _run(cwd: pathlib.Path, *argv: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "tools.reproduce", *argv],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(_ROOT), *sys.path]),
+        },
+    )
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory):
+    """A folder with images, and flags for a model and images of one's own."""
+    folder = tmp_path_factory.mktemp("own")
+    _, held_out = digits.load_split()
+    np.savez(
+        folder / "val.npz",
+        images=held_out.images[:50],
+        labels=held_out.labels[:50],
+    )
+    np.savez(folder / "calibration.npz", images=held_out.images[50:80])
+    flagfile = folder / "own.flags"
+    flagfile.write_text(
+        f"--models=digits={_ROOT / 'examples/digits_saved_model'}\n"
+        "--eval_data=val.npz\n--calibration_data=calibration.npz\n"
+        "--method=real,zeroq,dsg\n--bits=W8A8\n--seed=0\n"
+        "--num_samples=4\n--batch_size=4\n--steps=4\n--verify_samples=2\n"
+        "--output_dir=out\n"
+    )
+    return folder
+
+
+def test_table_and_figure_of_a_model_of_ones_own(own):
+    done = _run(own, "--table=1", f"--flagfile={own / 'own.flags'}")
+    assert done.returncode == 0, done.stderr
+    table = (own / "out/table1.md").read_text()
+    assert "| digits | DSG | ✓ | ✓ | ✓ | ✗ | 8 | 8 |" in table
+    assert "DSG - real data" in table
+    assert (own / "out/table1.csv").read_text().count("\n") == 5
+    assert table in done.stdout
+
+    pytest.importorskip("matplotlib")
+    done = _run(own, "--figure=2", f"--flagfile={own / 'own.flags'}")
+    assert done.returncode == 0, done.stderr
+    # All samples are those of the table.
+    assert "to quantize: 0 to do" in done.stderr
+    figures = own / "out/figures-digits"
+    assert (figures / "moment_boxes.png").stat().st_size > 1000
+    assert "| zeroq |" in (figures / "dispersion.md").read_text()
+
+
+def test_what_a_user_can_mend_is_one_line(tmp_path):
+    done = _run(tmp_path, "--table=1", "--models=nowhere.keras")
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "nowhere.keras" in done.stderr
+    assert not list(tmp_path.iterdir())
