@@ -27,7 +27,7 @@ from absl import app, flags, logging
 
 from benchmarks import cases
 from dsg_tf import config as config_lib
-from dsg_tf import files
+from dsg_tf import export_config, files, synthesis_config
 
 _SHARED = flags.DEFINE_string("shared", "../shared", "Models and images.")
 _STUDY = flags.DEFINE_enum(
@@ -75,6 +75,7 @@ _LADDER: dict[str, dict[str, Any]] = {
 # Changes to the default method.
 _WITHOUT: dict[str, dict[str, Any]] = {
     "default": {},
+    "no bias correction": {},
     "no labels": {"label_weight": 0.0},
     "label temperature 1": {"label_temperature": 1.0},
     "no batch moments": {"batch_weight": 0.0},
@@ -94,6 +95,9 @@ _WITHOUT: dict[str, dict[str, Any]] = {
     "image prior 0.1": {"prior_weight": 0.1},
 }
 
+# Of a row, in fields of ExportConfig.
+_EXPORTS = {"no bias correction": {"bias_correction": "none"}}
+
 _SLACK: dict[str, dict[str, Any]] = {
     "none": {"slack_percentile": 0.0},
     **{
@@ -107,18 +111,25 @@ _SLACK: dict[str, dict[str, Any]] = {
 }
 
 
-def variants(study: str) -> Mapping[str, config_lib.SynthesisConfig]:
-    """The rows of a study, with seed 0."""
-    counts = {"num_samples": _SAMPLES.value, "steps": _STEPS.value}
-    of = config_lib.SynthesisConfig.of
+def variants(
+    study: str, *, num_samples: int, steps: int
+) -> dict[str, synthesis_config.SynthesisConfig]:
+    """The rows of a study, with seed 0.
+
+    Args:
+      study: `ladder`, `without` or `slack`.
+      num_samples, steps: of every row that does not say otherwise.
+    """
+    of = synthesis_config.SynthesisConfig.of
+    counts = {"num_samples": num_samples, "steps": steps}
+    rows: dict[str, synthesis_config.SynthesisConfig] = {}
     if study == "ladder":
-        noise = of(
+        rows["white noise"] = of(
             "noise",
-            num_samples=_SAMPLES.value,
+            num_samples=num_samples,
             use_domain=False,
             keep_domain=False,
         )
-        rows = {"white noise": noise}
         rung = of("zeroq", **counts)
         for title, changes in _LADDER.items():
             if changes:
@@ -126,9 +137,7 @@ def variants(study: str) -> Mapping[str, config_lib.SynthesisConfig]:
             rows[title] = rung
         return rows
     default = of("dsg", **counts)
-    table = _WITHOUT if study == "without" else _SLACK
-    rows = {}
-    for title, changes in table.items():
+    for title, changes in (_WITHOUT if study == "without" else _SLACK).items():
         scaled = {
             name: int(value * counts[name]) if name in counts else value
             for name, value in changes.items()
@@ -136,7 +145,7 @@ def variants(study: str) -> Mapping[str, config_lib.SynthesisConfig]:
         rows[title] = dataclasses.replace(default, **scaled)
     if study == "without":
         rows["zeroq"] = of("zeroq", **counts)
-        rows["noise of the domain"] = of("noise", num_samples=_SAMPLES.value)
+        rows["noise of the domain"] = of("noise", num_samples=num_samples)
     return rows
 
 
@@ -157,7 +166,8 @@ def compare(scores: np.ndarray, floats: np.ndarray) -> tuple[float, float]:
 def score(
     case: cases.Case,
     shared: pathlib.Path,
-    synthesis: config_lib.SynthesisConfig,
+    synthesis: synthesis_config.SynthesisConfig,
+    export_changes: Mapping[str, Any],
     images: np.ndarray,
     floats: np.ndarray,
 ) -> dict[str, list[tuple[float, float]]]:
@@ -179,8 +189,8 @@ def score(
                 further=settings.verify_samples,
             )
             for bits in _BITS.value:
-                export = config_lib.ExportConfig.of(
-                    "balanced", **parse_bits(bits)
+                export = export_config.ExportConfig.of(
+                    "balanced", **parse_bits(bits), **export_changes
                 )
                 name = "simulated" if export.simulated else "model.tflite"
                 output = pathlib.Path(folder) / bits / name
@@ -204,7 +214,9 @@ def main(argv: list[str]) -> None:
 
     logging.set_verbosity(logging.WARNING)
     shared = pathlib.Path(_SHARED.value)
-    rows = variants(_STUDY.value)
+    rows = variants(
+        _STUDY.value, num_samples=_SAMPLES.value, steps=_STEPS.value
+    )
     for name in _MODELS.value:
         case = cases.CASES[name]
         images, _ = cases.load_images(case, shared, tuning=True)
@@ -217,7 +229,8 @@ def main(argv: list[str]) -> None:
         for title, synthesis in rows.items():
             if not re.search(_VARIANTS.value, title):
                 continue
-            found = score(case, shared, synthesis, images, floats)
+            changes = _EXPORTS.get(title, {})
+            found = score(case, shared, synthesis, changes, images, floats)
             cells = [
                 f"{np.mean(values):.1f} ± {np.std(values):.1f}"
                 for pairs in found.values()

@@ -42,13 +42,13 @@ def outputs(
       delegates; `simulation`; and `float`.
     """
     # Imported late, so that --help stays fast.
-    from dsg_tf import config, passes, samples, simulation, writers
+    from dsg_tf import export_config, passes, samples, simulation, writers
     from dsg_tf.graph import evaluation, loading
     from dsg_tf.tflite import interpreter
 
     graph = loading.load(model)
     (port,) = graph.inputs
-    settings = config.ExportConfig()
+    settings = export_config.ExportConfig()
     sample_set = samples.SampleSet({port.name: calibrating})
     prepared = passes.run(graph, sample_set.arrays, settings)
     written = writers.of(settings).write(prepared, sample_set, file)

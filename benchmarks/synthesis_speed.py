@@ -37,13 +37,13 @@ def main(argv: list[str]) -> None:
     import keras
     import tensorflow as tf
 
-    from dsg_tf import config, source_model
+    from dsg_tf import config, source_model, synthesis_config
     from dsg_tf.graph import frozen
     from dsg_tf.synthesis import callbacks, run, synthesizer
 
     batch = _BATCH_SIZE.value
     settings = config.PipelineConfig(
-        synthesis=config.SynthesisConfig(batch_size=batch)
+        synthesis=synthesis_config.SynthesisConfig(batch_size=batch)
     )
     source = source_model.load(_SAVED_MODEL.value, settings)
     graph = run.with_float_inputs(source.graph)

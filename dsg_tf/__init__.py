@@ -16,9 +16,9 @@ import importlib
 __version__ = "0.1.0"
 
 _MODULE_OF = {
-    "ExportConfig": "dsg_tf.config",
+    "ExportConfig": "dsg_tf.export_config",
     "PipelineConfig": "dsg_tf.config",
-    "SynthesisConfig": "dsg_tf.config",
+    "SynthesisConfig": "dsg_tf.synthesis_config",
     "UserError": "dsg_tf.errors",
     "quantize_model": "dsg_tf.pipeline",
     "representative_dataset": "dsg_tf.pipeline",

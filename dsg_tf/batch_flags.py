@@ -7,8 +7,7 @@ from collections.abc import Mapping
 
 from absl import flags
 
-from dsg_tf import config as config_lib
-from dsg_tf import errors, image_flags, quantize_flags
+from dsg_tf import errors, image_flags, quantize_flags, synthesis_config
 
 # Flags of dsg_tf.quantize that take several values here, and `bits`, which
 # stands for two of them; each is an axis of the grid. The last one varies
@@ -182,7 +181,7 @@ def check_axes(values: flags.FlagValues) -> None:
     """
     _check_bits(values)
     whole = quantize_flags.own_values()
-    methods = (*config_lib.METHODS, REAL)
+    methods = (*synthesis_config.METHODS, REAL)
     for method in values.method:
         if method not in methods:
             raise errors.UserError(

@@ -15,8 +15,8 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from absl import logging
 
-from dsg_tf import config as config_lib
 from dsg_tf import (
+    export_config,
     layer_edits,
     learned_rounding,
     linear_layers,
@@ -60,7 +60,7 @@ class Prepared:
 def run(
     graph: ir.Graph,
     samples: Mapping[str, np.ndarray],
-    config: config_lib.ExportConfig,
+    config: export_config.ExportConfig,
     *,
     seed: int = 0,
     store: Callable[[ir.Graph], adaround.Store] | None = None,
@@ -114,7 +114,7 @@ def run(
 
 
 def choose_grids(
-    graph: ir.Graph, config: config_lib.ExportConfig
+    graph: ir.Graph, config: export_config.ExportConfig
 ) -> dict[str, qtypes.QuantParams]:
     """The grid of each layer's weights, by the layer's node.
 
@@ -132,7 +132,7 @@ def choose_grids(
             layer.rows(),
             bits,
             granularity=granularity,
-            method=config_lib.weight_range_method(bits),
+            method=export_config.weight_range_method(bits),
         )
     return grids
 

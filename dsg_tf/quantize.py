@@ -11,8 +11,7 @@ import pathlib
 
 from absl import flags, logging
 
-from dsg_tf import cli, quantize_flags, quiet
-from dsg_tf import config as config_lib
+from dsg_tf import cli, export_config, quantize_flags, quiet
 
 _USAGE = """
 Quantizes a trained TensorFlow model to an integer .tflite, without data.
@@ -23,14 +22,14 @@ Quantizes a trained TensorFlow model to an integer .tflite, without data.
 quantize_flags.define(flags.FLAGS)
 
 
-def default_output(model: str, export: config_lib.ExportConfig) -> str:
+def default_output(model: str, export: export_config.ExportConfig) -> str:
     """A name in this folder, after a model's path and the widths.
 
     Example:
-      >>> int8 = config_lib.ExportConfig()
+      >>> int8 = export_config.ExportConfig()
       >>> default_output("zoo/mobilenet.keras", int8)
       'mobilenet_int8.tflite'
-      >>> w4a6 = config_lib.ExportConfig(weight_bits=4, activation_bits=6)
+      >>> w4a6 = export_config.ExportConfig(weight_bits=4, activation_bits=6)
       >>> default_output("zoo/net/", w4a6)
       'net_w4a6_simulated'
     """

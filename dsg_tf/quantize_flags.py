@@ -14,7 +14,7 @@ from typing import Any
 from absl import flags
 
 from dsg_tf import config as config_lib
-from dsg_tf import errors
+from dsg_tf import errors, export_config, synthesis_config
 
 GROUPS = {
     "Model": (
@@ -95,7 +95,7 @@ def define(values: flags.FlagValues) -> None:
     string(
         "method",
         "dsg",
-        f"How samples are made: {', '.join(config_lib.METHODS)}.",
+        f"How samples are made: {', '.join(synthesis_config.METHODS)}.",
     )
     integer(
         "num_samples", None, "Samples to calibrate with; default: the method's."
@@ -131,13 +131,13 @@ def define(values: flags.FlagValues) -> None:
     string(
         "range_method",
         None,
-        f"Activation ranges: {', '.join(config_lib.RANGE_METHODS)}; default:"
+        f"Activation ranges: {', '.join(export_config.RANGE_METHODS)}; default:"
         " minmax, below 8 bits the recipe's.",
     )
     string(
         "io_type",
         "float32",
-        f"Type of inputs and outputs: {', '.join(config_lib.IO_TYPES)}.",
+        f"Type of inputs and outputs: {', '.join(export_config.IO_TYPES)}.",
     )
     string(
         "recipe",
@@ -235,7 +235,7 @@ def pipeline_config(values: flags.FlagValues) -> config_lib.PipelineConfig:
     )
     return dataclasses.replace(
         model_and_samples_config(values),
-        export=config_lib.ExportConfig.of(
+        export=export_config.ExportConfig.of(
             values.recipe,
             exporter=values.exporter,
             io_type=values.io_type,
@@ -279,7 +279,7 @@ def model_and_samples_config(
     for text in values.synthesis:
         changes |= parse_field(text)
     return config_lib.PipelineConfig(
-        synthesis=config_lib.SynthesisConfig.of(values.method, **changes),
+        synthesis=synthesis_config.SynthesisConfig.of(values.method, **changes),
         **model_fields(values),
         input_range=parse_range(values.input_range),
         verify_samples=values.verify_samples,
@@ -310,7 +310,9 @@ def parse_field(text: str) -> dict[str, object]:
       {'slack_percentile': 0.9}
     """
     name, _, value = text.partition("=")
-    fields = {f.name: f for f in dataclasses.fields(config_lib.SynthesisConfig)}
+    fields = {
+        f.name: f for f in dataclasses.fields(synthesis_config.SynthesisConfig)
+    }
     if name not in fields or name == "method":
         raise errors.UserError(
             "--synthesis",

@@ -14,7 +14,7 @@ from absl import logging
 
 import dsg_tf
 from dsg_tf import config as config_lib
-from dsg_tf import errors, samples, source_model
+from dsg_tf import errors, samples, source_model, synthesis_config
 from dsg_tf.synthesis import run as synthesis
 
 
@@ -40,7 +40,7 @@ def given(source: source_model.SourceModel, path: str) -> samples.SampleSet:
 
 def make(
     source: source_model.SourceModel,
-    config: config_lib.SynthesisConfig,
+    config: synthesis_config.SynthesisConfig,
     *,
     folder: pathlib.Path,
     output: pathlib.Path,

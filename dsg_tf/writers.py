@@ -19,6 +19,7 @@ from dsg_tf import (
     bn_ranges,
     calibration,
     errors,
+    export_config,
     fidelity,
     files,
     linear_layers,
@@ -28,7 +29,6 @@ from dsg_tf import (
     simulation,
     source_model,
 )
-from dsg_tf import config as config_lib
 from dsg_tf import samples as samples_lib
 from dsg_tf.graph import frozen, ir, open_shapes, writing
 from dsg_tf.tflite import (
@@ -88,7 +88,7 @@ class Writer(Protocol):
         """Takes ranges of activations from samples and writes."""
 
 
-def of(config: config_lib.ExportConfig) -> Writer:
+def of(config: export_config.ExportConfig) -> Writer:
     """The writer of what a config asks for."""
     if config.simulated:
         return SimulationWriter(config)
@@ -121,7 +121,7 @@ class SimulationWriter:
       config: what to write.
     """
 
-    def __init__(self, config: config_lib.ExportConfig):
+    def __init__(self, config: export_config.ExportConfig):
         self._config = config
 
     def check_output(self, output: pathlib.Path) -> None:
@@ -179,7 +179,7 @@ class TFLiteWriter:
       config: what to write.
     """
 
-    def __init__(self, config: config_lib.ExportConfig):
+    def __init__(self, config: export_config.ExportConfig):
         self._config = config
 
     def check_output(self, output: pathlib.Path) -> None:
@@ -243,7 +243,7 @@ class TFLiteWriter:
                 readback.check(content, exported.requested)
             ),
         )
-        weight_only = config.activation_bits == config_lib.FLOAT_BITS
+        weight_only = config.activation_bits == export_config.FLOAT_BITS
         return Written(
             exported.model,
             len(exported.model),
@@ -263,7 +263,7 @@ class TFLiteWriter:
     ) -> dict[str, tuple[qtypes.TensorRange, qtypes.TensorRange | None]]:
         """(from samples, from BN or None) of every activation."""
         config = self._config
-        if config.activation_bits == config_lib.FLOAT_BITS:
+        if config.activation_bits == export_config.FLOAT_BITS:
             return {}
         method = config.range_method
         with progress.task(
@@ -302,7 +302,7 @@ class TFLiteWriter:
         return weights.Options(
             bits=config.weight_bits,
             granularity=qtypes.Granularity(config.granularity),
-            range_method=config_lib.weight_range_method(config.weight_bits),
+            range_method=export_config.weight_range_method(config.weight_bits),
             grids=grids,
             packed=config.packed,
         )

@@ -3,9 +3,10 @@
 The levels, lowest first; a module may import modules of its own level and of
 those below, never in a circle:
 
-  0  errors, config, qtypes, quiet, progress, samples, files, layer_store,
-     labelled_images; of batches grid, fingerprints, run_record, run_table,
-     run_metrics, runner, local_runner, schedule: no TensorFlow
+  0  errors, checks, synthesis_config, export_config, config, qtypes, quiet,
+     progress, samples, files, layer_store, labelled_images; of batches grid,
+     fingerprints, run_record, run_table, run_metrics, runner, local_runner,
+     schedule: no TensorFlow
   1  arithmetic and graphs: uniform, observers, graph/*; tflite.flatbuffer,
      which reads and writes the file format and knows nothing else
   2  what a graph tells: bn_*, input_domain, classifier_head,
@@ -36,9 +37,10 @@ import pytest
 
 _ROOT = pathlib.Path(__file__).absolute().parent.parent
 _LEVELS = (
-    "dsg_tf errors config qtypes quiet progress samples files layer_store"
-    " labelled_images lifeline folder_lock fingerprints grid run_record"
-    " run_table run_metrics runner local_runner schedule",
+    "dsg_tf errors checks synthesis_config export_config config qtypes quiet"
+    " progress samples files layer_store labelled_images lifeline folder_lock"
+    " fingerprints grid run_record run_table run_metrics runner local_runner"
+    " schedule",
     "uniform observers weight_scales graph.* tflite.flatbuffer",
     "bn_statistics bn_patterns other_norms input_domain domain_fit"
     " preprocessing classifier_head tflite.interpreter"
@@ -206,6 +208,7 @@ def test_tensorflow_keras_and_flags_stay_where_they_belong():
     ("module", "line", "check"),
     [
         ("errors", "from dsg_tf import config", _circle),
+        ("checks", "from dsg_tf import config", _circle),
         ("config", "from dsg_tf import uniform", _upward),
         ("config", "from dsg_tf.graph import ir", _upward),
         ("uniform", "import dsg_tf.bn_statistics", _upward),

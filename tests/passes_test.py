@@ -9,7 +9,7 @@ import tensorflow as tf
 import tiny_graphs
 import tiny_models
 
-from dsg_tf import config, linear_layers, passes
+from dsg_tf import export_config, linear_layers, passes
 from dsg_tf.graph import evaluation, loading
 
 
@@ -47,12 +47,12 @@ def _names(prepared):
     ],
 )
 def test_passes_run_in_their_order(graph, arrays, changes, names):
-    prepared = passes.run(graph, arrays, config.ExportConfig(**changes))
+    prepared = passes.run(graph, arrays, export_config.ExportConfig(**changes))
     assert _names(prepared) == names
 
 
 def test_the_reference_is_the_float_function(graph, arrays):
-    settings = config.ExportConfig(equalize=True, weight_bits=2)
+    settings = export_config.ExportConfig(equalize=True, weight_bits=2)
     prepared = passes.run(graph, arrays, settings)
     # float32 through three layers of a few dozen products each.
     assert evaluation.relative_change(graph, prepared.reference, arrays) < 1e-5
@@ -62,14 +62,14 @@ def test_the_reference_is_the_float_function(graph, arrays):
 def test_graph_and_reference_have_the_same_nodes(graph, arrays):
     for rounding in ("nearest", "adaround"):
         prepared = passes.run(
-            graph, arrays, config.ExportConfig(weight_rounding=rounding)
+            graph, arrays, export_config.ExportConfig(weight_rounding=rounding)
         )
         assert set(prepared.graph.nodes) == set(prepared.reference.nodes)
 
 
 @pytest.mark.parametrize("granularity", ["channel", "tensor"])
 def test_every_layer_is_on_the_grid_of_its_width(graph, arrays, granularity):
-    settings = config.ExportConfig(
+    settings = export_config.ExportConfig(
         weight_bits=3, granularity=granularity, keep_first_last_8bit=True
     )
     prepared = passes.run(graph, arrays, settings)
@@ -98,7 +98,7 @@ def test_layers_that_no_pass_treats_are_named():
     prepared = passes.run(
         graph,
         {"x": np.ones((2, 2, 4), np.float32)},
-        config.ExportConfig(),
+        export_config.ExportConfig(),
     )
     ((_, op),) = prepared.untreated
     assert op == "Einsum"
@@ -108,7 +108,9 @@ def test_a_layer_without_a_bias_gets_one_in_both_graphs(arrays):
     inputs = keras.Input((8, 8, 3), name="image")
     outputs = keras.layers.Conv2D(4, 3, use_bias=False)(inputs)
     graph = loading.load(keras.Model(inputs, outputs))
-    prepared = passes.run(graph, arrays, config.ExportConfig(weight_bits=4))
+    prepared = passes.run(
+        graph, arrays, export_config.ExportConfig(weight_bits=4)
+    )
     for each in (prepared.graph, prepared.reference):
         (layer,) = linear_layers.find(each)
         assert layer.bias is not None

@@ -17,28 +17,30 @@ from dsg_tf import (
     config,
     diversity,
     errors,
+    export_config,
     fidelity,
     learned_rounding,
     pipeline,
     samples,
     source_model,
+    synthesis_config,
     writers,
 )
 from dsg_tf.graph import loading
 from dsg_tf.tflite import flatbuffer, interpreter
 
-_TINY = config.SynthesisConfig(num_samples=6, batch_size=4, steps=4)
+_TINY = synthesis_config.SynthesisConfig(num_samples=6, batch_size=4, steps=4)
 
 
 def _config(*, synthesis=None, **changes) -> config.PipelineConfig:
     export = {
         name: changes.pop(name)
         for name in list(changes)
-        if name in config.ExportConfig.__dataclass_fields__
+        if name in export_config.ExportConfig.__dataclass_fields__
     }
     return config.PipelineConfig(
         synthesis=synthesis or _TINY,
-        export=config.ExportConfig(**export),
+        export=export_config.ExportConfig(**export),
         **{"verify_samples": 3, **changes},
     )
 
@@ -212,7 +214,7 @@ def test_same_run_writes_the_same_bytes(default_run, model, tmp_path):
 
 
 def test_another_seed_makes_other_samples(default_run, model, tmp_path):
-    synthesis = config.SynthesisConfig(
+    synthesis = synthesis_config.SynthesisConfig(
         num_samples=6, batch_size=4, steps=4, seed=1
     )
     other = _quantize(model, tmp_path, synthesis=synthesis)
@@ -322,7 +324,7 @@ def test_16_bit_activations(model, default_run, tmp_path, io_type, exporter):
     assert view.tensors[conv.outputs[0]].dtype == "int16"
 
 
-@pytest.mark.parametrize("exporter", config.EXPORTERS)
+@pytest.mark.parametrize("exporter", export_config.EXPORTERS)
 def test_16_bit_activations_and_8_bit_io_are_refused_first(
     model, tmp_path, exporter
 ):
@@ -337,8 +339,8 @@ def test_16_bit_activations_and_8_bit_io_are_refused_first(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("exporter", config.EXPORTERS)
-@pytest.mark.parametrize("granularity", config.GRANULARITIES)
+@pytest.mark.parametrize("exporter", export_config.EXPORTERS)
+@pytest.mark.parametrize("granularity", export_config.GRANULARITIES)
 def test_granularity_is_that_of_the_weights(
     model, default_run, tmp_path, granularity, exporter
 ):
@@ -616,7 +618,7 @@ def test_unfit_samples_leave_no_file(model, tmp_path, array):
 @pytest.mark.parametrize("method", ["zeroq", "noise"])
 def test_other_methods(model, tmp_path, method):
     changes = {} if method == "noise" else {"steps": 4}
-    synthesis = config.SynthesisConfig.of(
+    synthesis = synthesis_config.SynthesisConfig.of(
         method, num_samples=6, batch_size=4, **changes
     )
     result = _quantize(model, tmp_path, synthesis=synthesis)
@@ -632,7 +634,7 @@ def test_noise_serves_a_model_without_batch_norm(tmp_path):
     result = _quantize(
         model,
         tmp_path,
-        synthesis=config.SynthesisConfig.of("noise", num_samples=6),
+        synthesis=synthesis_config.SynthesisConfig.of("noise", num_samples=6),
     )
     _check(result, least_sqnr_db=_LEAST_8_BIT_DB)
     assert result.report["cover_behind_last_batch_norm"] == "none: noise"
@@ -655,7 +657,7 @@ def test_users_callbacks_are_called(model, tmp_path):
 
 
 def test_diverged_synthesis_is_a_users_error(model, tmp_path):
-    synthesis = config.SynthesisConfig(
+    synthesis = synthesis_config.SynthesisConfig(
         num_samples=2,
         batch_size=2,
         steps=4,

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from dsg_tf import config, errors, quantize_flags
+from dsg_tf import (
+    config,
+    errors,
+    export_config,
+    quantize_flags,
+    synthesis_config,
+)
 
 
 def test_flags_reach_the_config():
@@ -24,14 +30,14 @@ def test_flags_reach_the_config():
         ]
     )
     assert settings == config.PipelineConfig(
-        synthesis=config.SynthesisConfig.of(
+        synthesis=synthesis_config.SynthesisConfig.of(
             "zeroq",
             steps=7,
             use_domain=True,
             schedule="constant",
             prior_weight=0.5,
         ),
-        export=config.ExportConfig(io_type="int8"),
+        export=export_config.ExportConfig(io_type="int8"),
         input_shapes=(("a", (8, 8, 3)), ("b", (5,))),
         input_range=(-1.0, 1.0),
         tags=("serve", "gpu"),
@@ -73,5 +79,5 @@ def test_synthesis_takes_its_flags_alone():
     assert quantize_flags.model_and_samples_config(
         values
     ) == config.PipelineConfig(
-        synthesis=config.SynthesisConfig(seed=3), verify_samples=5
+        synthesis=synthesis_config.SynthesisConfig(seed=3), verify_samples=5
     )

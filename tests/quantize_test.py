@@ -18,7 +18,7 @@ import tiny_models
 from absl import flags, logging
 from absl.testing import flagsaver
 
-from dsg_tf import cli, config, quantize, quantize_flags
+from dsg_tf import cli, export_config, quantize, quantize_flags
 
 _ROOT = pathlib.Path(__file__).absolute().parent.parent
 _FEW = ("--num_samples=4", "--batch_size=2", "--steps=2", "--verify_samples=2")
@@ -260,7 +260,7 @@ def test_result_below_the_threshold_ends_with_2_and_names_a_layer(
 )
 def test_default_output_is_named_after_the_model_and_widths(model, bits, name):
     weight_bits, activation_bits = bits
-    export = config.ExportConfig(
+    export = export_config.ExportConfig(
         weight_bits=weight_bits, activation_bits=activation_bits
     )
     assert quantize.default_output(model, export) == name

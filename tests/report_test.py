@@ -11,7 +11,16 @@ import numpy as np
 import pytest
 
 import dsg_tf
-from dsg_tf import config, diversity, qtypes, report, verify, writers
+from dsg_tf import (
+    config,
+    diversity,
+    export_config,
+    qtypes,
+    report,
+    synthesis_config,
+    verify,
+    writers,
+)
 from dsg_tf.transforms import pass_report
 
 
@@ -250,7 +259,7 @@ def test_ranges_that_differ_by_more_than_a_factor_of_2_are_flagged():
 
 def test_a_simulation_says_why_it_is_no_tflite():
     settings = config.PipelineConfig(
-        export=config.ExportConfig(activation_bits=4)
+        export=export_config.ExportConfig(activation_bits=4)
     )
     built = _build(config=settings, written=writers.Written(b"", 4))
     assert "8 and 16 bits only" in " ".join(report.summary(built))
@@ -277,18 +286,22 @@ def test_live_model_is_named_by_its_type():
         (config.PipelineConfig(), None, "output spread"),
         (config.PipelineConfig(samples="a.npz"), 7, "the user's samples"),
         (
-            config.PipelineConfig(synthesis=config.SynthesisConfig.of("noise")),
+            config.PipelineConfig(
+                synthesis=synthesis_config.SynthesisConfig.of("noise")
+            ),
             7,
             "none: noise",
         ),
         (
-            config.PipelineConfig(synthesis=config.SynthesisConfig.of("zeroq")),
+            config.PipelineConfig(
+                synthesis=synthesis_config.SynthesisConfig.of("zeroq")
+            ),
             7,
             "none",
         ),
         (
             config.PipelineConfig(
-                synthesis=config.SynthesisConfig(spread_weight=0)
+                synthesis=synthesis_config.SynthesisConfig(spread_weight=0)
             ),
             None,
             "none",

@@ -17,14 +17,22 @@ import numpy as np
 import pytest
 
 from benchmarks import cases
-from dsg_tf import config, fidelity, pipeline, samples, source_model
+from dsg_tf import (
+    config,
+    fidelity,
+    pipeline,
+    samples,
+    source_model,
+    synthesis_config,
+)
 
 _IMAGES = 100
 
 
 def _run(shared, tmp_path, name: str, **synthesis) -> pipeline.Result:
     settings = config.PipelineConfig(
-        synthesis=config.SynthesisConfig(**synthesis), verify_samples=4
+        synthesis=synthesis_config.SynthesisConfig(**synthesis),
+        verify_samples=4,
     )
     return pipeline.quantize_model(
         shared / cases.CASES[name].model,

@@ -8,7 +8,7 @@ import tiny_models
 
 from benchmarks import cases
 from benchmarks import simulation as benchmark
-from dsg_tf import config, passes, simulation, verify
+from dsg_tf import export_config, passes, simulation, verify
 from dsg_tf.graph import evaluation, loading
 
 
@@ -33,7 +33,7 @@ def test_fewer_bits_are_farther_from_float(tmp_path):
     graph = loading.load(tiny_models.classifier())
     images = np.random.default_rng(1).normal(size=(16, 8, 8, 3))
     arrays = {"image": images.astype(np.float32)}
-    prepared = passes.run(graph, arrays, config.ExportConfig())
+    prepared = passes.run(graph, arrays, export_config.ExportConfig())
     errors = []
     for bits in (4, 5, 6, 7):
         ranges = simulation.ranges_of(prepared.graph, arrays, bits=bits)
@@ -46,7 +46,7 @@ def test_fewer_bits_are_farther_from_float(tmp_path):
 def test_ranges_of_bn_take_the_place_of_the_samples():
     graph = loading.load(tiny_models.classifier())
     arrays = {"image": np.full((2, 8, 8, 3), 1e-3, np.float32)}
-    prepared = passes.run(graph, arrays, config.ExportConfig())
+    prepared = passes.run(graph, arrays, export_config.ExportConfig())
     pair = [
         simulation.ranges_of(
             prepared.graph, arrays, bits=8, range_method=method

@@ -11,11 +11,10 @@ import tensorflow as tf
 import tiny_classifier
 import tiny_graphs
 
-from dsg_tf import bn_statistics, input_domain
-from dsg_tf import config as config_lib
+from dsg_tf import bn_statistics, input_domain, synthesis_config
 from dsg_tf.synthesis import run
 
-_CONFIG = config_lib.SynthesisConfig(
+_CONFIG = synthesis_config.SynthesisConfig(
     batch_size=2, steps=4, schedule="cosine", seed=3, slack_probes=4
 )
 _COUNT = 5

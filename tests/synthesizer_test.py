@@ -11,14 +11,13 @@ import tensorflow as tf
 import tiny_classifier
 import tiny_graphs
 
-from dsg_tf import bn_statistics, input_domain
-from dsg_tf import config as config_lib
+from dsg_tf import bn_statistics, input_domain, synthesis_config
 from dsg_tf.graph import ir
 from dsg_tf.synthesis import callbacks, input_space, synthesizer
 
 # Every ingredient, with numbers that no two of are alike; nothing here
 # depends on the defaults.
-_ALL = config_lib.SynthesisConfig(
+_ALL = synthesis_config.SynthesisConfig(
     method="dsg",
     num_samples=4,
     batch_size=4,
@@ -288,7 +287,7 @@ class TestLoss:
 
     def test_of_the_zeroq_preset_is_the_published_one(self):
         """As in the released code: norm(A - B)^2 / batch size per layer."""
-        config = config_lib.SynthesisConfig.of("zeroq", batch_size=4)
+        config = synthesis_config.SynthesisConfig.of("zeroq", batch_size=4)
         model = _make(config, tiny_classifier.embedding)
         x = model.samples["x"].numpy().astype(np.float64)
         # N(0, 1): 768 values, standard errors 0.036 and 0.026; five of them.

@@ -8,7 +8,14 @@ import pytest
 import tiny_models
 
 import dsg_tf
-from dsg_tf import config, files, quantize_flags, samples, synthetic_samples
+from dsg_tf import (
+    config,
+    files,
+    quantize_flags,
+    samples,
+    synthesis_config,
+    synthetic_samples,
+)
 
 _FEW = ("--num_samples=3", "--batch_size=2", "--steps=2", "--verify_samples=2")
 
@@ -48,7 +55,7 @@ def test_quantize_takes_the_samples_as_its_own(model, tmp_path):
 
 
 def test_python_makes_as_many_as_asked_for(model, tmp_path):
-    few = config.SynthesisConfig(num_samples=3, batch_size=2, steps=1)
+    few = synthesis_config.SynthesisConfig(num_samples=3, batch_size=2, steps=1)
     for further, count in ((0, 3), (2, 5)):
         made = dsg_tf.synthesize(
             str(model),

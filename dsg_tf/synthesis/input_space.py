@@ -12,8 +12,7 @@ import dataclasses
 import numpy as np
 import tensorflow as tf
 
-from dsg_tf import config as config_lib
-from dsg_tf import input_domain
+from dsg_tf import input_domain, synthesis_config
 from dsg_tf.graph import ir
 from dsg_tf.synthesis import natural_images
 
@@ -57,7 +56,7 @@ class InputSpace:
         cls,
         port: ir.Port,
         domain: input_domain.InputDomain,
-        config: config_lib.SynthesisConfig,
+        config: synthesis_config.SynthesisConfig,
     ) -> InputSpace:
         """The space of an input whose shape is known, batch included."""
         image = input_domain.is_image(port)

@@ -18,8 +18,8 @@ from dsg_tf import (
     input_domain,
     progress,
     samples,
+    synthesis_config,
 )
-from dsg_tf import config as config_lib
 from dsg_tf.graph import frozen, ir
 from dsg_tf.synthesis import callbacks as callbacks_lib
 from dsg_tf.synthesis import input_space, natural_images
@@ -32,7 +32,7 @@ _EPOCH_STEPS = 10
 
 def synthesize(
     graph: ir.Graph,
-    config: config_lib.SynthesisConfig,
+    config: synthesis_config.SynthesisConfig,
     *,
     layers: Sequence[bn_statistics.BatchNorm],
     domains: Mapping[str, input_domain.InputDomain],
@@ -120,7 +120,9 @@ def with_float_inputs(graph: ir.Graph) -> ir.Graph:
     return graph
 
 
-def batch_size(graph: ir.Graph, config: config_lib.SynthesisConfig) -> int:
+def batch_size(
+    graph: ir.Graph, config: synthesis_config.SynthesisConfig
+) -> int:
     """The batch size to work with: the config's, or the model's if fixed."""
     fixed = {port.shape[0] for port in graph.inputs} - {None}
     if not fixed or fixed == {config.batch_size}:

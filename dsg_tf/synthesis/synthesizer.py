@@ -19,8 +19,8 @@ from dsg_tf import (
     bn_statistics,
     classifier_head,
     input_domain,
+    synthesis_config,
 )
-from dsg_tf import config as config_lib
 from dsg_tf.graph import frozen, ir
 from dsg_tf.synthesis import input_space, losses, natural_images
 
@@ -71,7 +71,7 @@ class Synthesizer(keras.Model):
         *,
         domains: Mapping[str, input_domain.InputDomain],
         head: classifier_head.ClassifierHead | None,
-        config: config_lib.SynthesisConfig,
+        config: synthesis_config.SynthesisConfig,
     ):
         super().__init__(name="synthesizer")
         self._graph = frozen.with_sums_in_pairs(
@@ -123,7 +123,7 @@ class Synthesizer(keras.Model):
         return self._batch_norms
 
     @property
-    def config(self) -> config_lib.SynthesisConfig:
+    def config(self) -> synthesis_config.SynthesisConfig:
         return self._config
 
     def reset(self, batch_index: int) -> None:
