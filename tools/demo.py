@@ -19,7 +19,7 @@ from rich import console as rich_console
 from rich import table as rich_table
 
 import dsg_tf
-from dsg_tf import classifiers, cli, config, quiet
+from dsg_tf import classifiers, cli, config, quiet, synthesis_config
 from tools import digits
 
 _OUTPUT_DIR = flags.DEFINE_string(
@@ -34,13 +34,15 @@ _MODEL = (
 )
 
 
-def _configs(seed: int) -> dict[str, config.SynthesisConfig]:
+def _configs(seed: int) -> dict[str, synthesis_config.SynthesisConfig]:
     """The ways of calibrating that the demo compares, by file name."""
     return {
-        "digits_noise_int8": config.SynthesisConfig.of(
+        "digits_noise_int8": synthesis_config.SynthesisConfig.of(
             "noise", use_domain=False, keep_domain=False, seed=seed
         ),
-        "digits_dsg_int8": config.SynthesisConfig.of("dsg", seed=seed),
+        "digits_dsg_int8": synthesis_config.SynthesisConfig.of(
+            "dsg", seed=seed
+        ),
     }
 
 

@@ -50,6 +50,8 @@ All the ImageNet validation images and a model of one's own:
 
 _FOLDER = pathlib.Path(__file__).absolute().parent
 _PICTURES = {1: figures.HISTOGRAMS, 2: figures.BOXES}
+# Flagfiles that others change.
+_BEFORE = {"table2": ("table1",), "figures": ("table1",)}
 # Weights that the switches stand for; the weight of labels is DSG's own.
 _LABEL_WEIGHT, _PRIOR_WEIGHT = 1.0, 0.1
 
@@ -116,7 +118,10 @@ def batch_lines(values: flags.FlagValues) -> list[str]:
             remedy="--help lists all flags",
         )
     name = "figures" if table is None else f"table{table}"
-    lines = [f"--flagfile={_FOLDER / 'tables' / name}.flags"]
+    lines = [
+        f"--flagfile={_FOLDER / 'tables' / part}.flags"
+        for part in (*_BEFORE.get(name, ()), name)
+    ]
     for switch, field, weight in (
         ("labels", "label_weight", _LABEL_WEIGHT),
         ("image_prior", "prior_weight", _PRIOR_WEIGHT),
