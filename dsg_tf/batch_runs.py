@@ -289,6 +289,9 @@ class Maker:
         config, export = point.config, point.config.export
         whole = dataclasses.asdict(config)
         del whole["resume"], whole["samples"]
+        if images:
+            # How samples would be made is nothing to images.
+            whole["synthesis"] = {"seed": config.synthesis.seed}
         settings = {
             "config": whole,
             "calibration": images.settings if images else {},

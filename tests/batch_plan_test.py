@@ -315,6 +315,8 @@ def test_key_is_of_what_a_run_depends_on_and_of_nothing_else(zoo):
     (zoo / "a.keras").write_text("a")
     real = ("--method=real", "--calibration_data=val.npz")
     others |= {_key(*real), _key(*real, "--preprocess=unit")}
+    # Images are not made.
+    assert _key(*real, "--synthesis=label_weight=0") == _key(*real)
     np.savez(zoo / "val.npz", images=np.ones(1), labels=np.ones(1))
     others.add(_key(*real))
     assert len(others | {first}) == 7
