@@ -25,13 +25,13 @@ from typing import Any
 import numpy as np
 from absl import app, flags, logging
 
-from benchmarks import cases
+from benchmarks import cases, ingredients
 from dsg_tf import config as config_lib
 from dsg_tf import export_config, files, synthesis_config
 
 _SHARED = flags.DEFINE_string("shared", "../shared", "Models and images.")
 _STUDY = flags.DEFINE_enum(
-    "study", "without", ["ladder", "without", "slack"], "Which table."
+    "study", "without", ingredients.STUDIES, "Which table."
 )
 _MODELS = flags.DEFINE_list(
     "models", ["resnet8", "resnet20", "mobilenet"], "Which to run."
@@ -44,115 +44,6 @@ _BITS = flags.DEFINE_list("bits", ["W8A8"], "Widths, e.g. W8A8,W4A8.")
 _STEPS = flags.DEFINE_integer("steps", 300, "Of every variant.", 1)
 _SAMPLES = flags.DEFINE_integer("num_samples", 64, "Of every variant.", 1)
 _IMAGES = flags.DEFINE_integer("images", 500, "Real images to compare on.")
-
-# An ingredient a rung, in the fields of SynthesisConfig; each rung has those
-# before it, too.
-_LADDER: dict[str, dict[str, Any]] = {
-    "ZeroQ": {},
-    "+ normalised loss, cosine rate": {
-        "normalize_loss": True,
-        "schedule": "cosine",
-    },
-    "+ domain and bounds": {
-        "use_domain": True,
-        "keep_domain": True,
-        "input_weight": 0.0,
-    },
-    "+ natural start": {"initializer": "natural"},
-    "+ slack (SDA)": {"slack_percentile": 0.9, "slack_source": "gaussian"},
-    "+ LSE": {"layerwise_enhancement": True},
-    "+ labels, spread": {"label_weight": 1.0, "spread_weight": 0.1},
-    "+ image prior": {"prior_weight": 0.1},
-    "+ batch moments, no prior": {"batch_weight": 1.0, "prior_weight": 0.0},
-    "+ jitter, mirror": {"jitter": 0.125, "mirror": True},
-    "+ scatter, natural slack (the default)": {
-        "scatter": True,
-        "slack_source": "natural",
-    },
-    "spectrum": {"basis": "spectrum"},
-}
-
-# Changes to the default method.
-_WITHOUT: dict[str, dict[str, Any]] = {
-    "default": {},
-    "no bias correction": {},
-    "no labels": {"label_weight": 0.0},
-    "label temperature 1": {"label_temperature": 1.0},
-    "no batch moments": {"batch_weight": 0.0},
-    "no sample moments": {"sample_weight": 0.0},
-    "no LSE": {"layerwise_enhancement": False},
-    "no normalisation": {"normalize_loss": False},
-    "no scatter": {"scatter": False},
-    "spectrum": {"basis": "spectrum"},
-    "white-noise start": {"initializer": "gaussian"},
-    "no bounds": {"keep_domain": False},
-    "no domain": {"use_domain": False, "keep_domain": False},
-    "no jitter": {"jitter": 0.0},
-    "no mirror": {"mirror": False},
-    "half the steps": {"steps": 0.5},
-    "twice the steps": {"steps": 2.0},
-    "twice the samples": {"num_samples": 2.0},
-    "image prior 0.1": {"prior_weight": 0.1},
-}
-
-# Of a row, in fields of ExportConfig.
-_EXPORTS = {"no bias correction": {"bias_correction": "none"}}
-
-_SLACK: dict[str, dict[str, Any]] = {
-    "none": {"slack_percentile": 0.0},
-    **{
-        f"{source}, {percentile:g}": {
-            "slack_source": source,
-            "slack_percentile": percentile,
-        }
-        for source in ("gaussian", "natural", "share")
-        for percentile in (0.5, 0.9, 0.99)
-    },
-}
-
-
-def variants(
-    study: str, *, num_samples: int, steps: int
-) -> dict[str, synthesis_config.SynthesisConfig]:
-    """The rows of a study, with seed 0.
-
-    Args:
-      study: `ladder`, `without` or `slack`.
-      num_samples, steps: of every row that does not say otherwise.
-    """
-    of = synthesis_config.SynthesisConfig.of
-    counts = {"num_samples": num_samples, "steps": steps}
-    rows: dict[str, synthesis_config.SynthesisConfig] = {}
-    if study == "ladder":
-        rows["white noise"] = of(
-            "noise",
-            num_samples=num_samples,
-            use_domain=False,
-            keep_domain=False,
-        )
-        rung = of("zeroq", **counts)
-        for title, changes in _LADDER.items():
-            if changes:
-                rung = dataclasses.replace(rung, method="dsg", **changes)
-            rows[title] = rung
-        return rows
-    default = of("dsg", **counts)
-    for title, changes in (_WITHOUT if study == "without" else _SLACK).items():
-        scaled = {
-            name: int(value * counts[name]) if name in counts else value
-            for name, value in changes.items()
-        }
-        rows[title] = dataclasses.replace(default, **scaled)
-    if study == "without":
-        rows["zeroq"] = of("zeroq", **counts)
-        rows["noise of the domain"] = of("noise", num_samples=num_samples)
-    return rows
-
-
-def parse_bits(text: str) -> dict[str, int]:
-    """Widths, as fields of ExportConfig, from e.g. `W4A8`."""
-    weights, activations = re.fullmatch(r"W(\d+)A(\d+)", text).groups()
-    return {"weight_bits": int(weights), "activation_bits": int(activations)}
 
 
 def compare(scores: np.ndarray, floats: np.ndarray) -> tuple[float, float]:
@@ -190,7 +81,7 @@ def score(
             )
             for bits in _BITS.value:
                 export = export_config.ExportConfig.of(
-                    "balanced", **parse_bits(bits), **export_changes
+                    "balanced", **ingredients.parse_bits(bits), **export_changes
                 )
                 name = "simulated" if export.simulated else "model.tflite"
                 output = pathlib.Path(folder) / bits / name
@@ -214,7 +105,7 @@ def main(argv: list[str]) -> None:
 
     logging.set_verbosity(logging.WARNING)
     shared = pathlib.Path(_SHARED.value)
-    rows = variants(
+    rows = ingredients.variants(
         _STUDY.value, num_samples=_SAMPLES.value, steps=_STEPS.value
     )
     for name in _MODELS.value:
@@ -229,7 +120,7 @@ def main(argv: list[str]) -> None:
         for title, synthesis in rows.items():
             if not re.search(_VARIANTS.value, title):
                 continue
-            changes = _EXPORTS.get(title, {})
+            changes = ingredients.EXPORTS.get(title, {})
             found = score(case, shared, synthesis, changes, images, floats)
             cells = [
                 f"{np.mean(values):.1f} ± {np.std(values):.1f}"

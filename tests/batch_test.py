@@ -228,8 +228,8 @@ def test_record_of_another_version_is_one_line(here, record, capfd):
 
 
 def test_termination_ends_a_batch_as_ctrl_c_does(here, monkeypatch, capfd):
-    def terminated(folder):
-        del folder
+    def terminated(values, folder):
+        del values, folder
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(10)
 

@@ -7,14 +7,14 @@ import itertools
 
 import pytest
 
-from benchmarks import ablation
+from benchmarks import ingredients
 from dsg_tf import synthesis_config
 
 _COUNTS = {"num_samples": 32, "steps": 20}
 
 
 def _rows(study):
-    return ablation.variants(study, **_COUNTS)
+    return ingredients.variants(study, **_COUNTS)
 
 
 def _differences(one, other) -> set[str]:
@@ -66,4 +66,4 @@ def test_slack_has_every_source_at_every_percentile():
     ("text", "widths"), [("W4A8", (4, 8)), ("W3A32", (3, 32))]
 )
 def test_widths(text, widths):
-    assert tuple(ablation.parse_bits(text).values()) == widths
+    assert tuple(ingredients.parse_bits(text).values()) == widths
