@@ -293,7 +293,7 @@ def test_stopped_batches_leave_no_worker_and_the_next_goes_on(tmp_path):
     argv = (
         f"--models=digits={_MODEL}",
         f"--output_dir={out}",
-        "--num_samples=46",
+        "--num_samples=94",
         "--batch_size=2",
         "--steps=30",
         "--verify_samples=2",
@@ -316,7 +316,7 @@ def test_stopped_batches_leave_no_worker_and_the_next_goes_on(tmp_path):
     assert _rows(out) == {}
     (journal,) = out.glob("samples/*/samples.parts/journal.json")
     done = _batches(journal)
-    assert 0 < done < 24
+    assert 0 < done < 48
 
     # kill -9: the worker dies with its driver, the row stays.
     process = _start(*argv, cwd=tmp_path)
@@ -330,7 +330,7 @@ def test_stopped_batches_leave_no_worker_and_the_next_goes_on(tmp_path):
         assert time.monotonic() < deadline
         time.sleep(0.05)
     again = _batches(journal)
-    assert done < again < 24
+    assert done < again < 48
 
     # The next start takes the row up, and goes on where the samples were.
     code, err = _run(*argv, cwd=tmp_path)
@@ -339,7 +339,7 @@ def test_stopped_batches_leave_no_worker_and_the_next_goes_on(tmp_path):
     assert [row.status for row in rows.values()] == ["done", "done"]
     (samples,) = [row for row in rows.values() if row.kind == "samples"]
     log = (out / samples.folder / "log.txt").read_text()
-    assert f"resuming: {again} of 24 batches" in log
+    assert f"resuming: {again} of 48 batches" in log
     assert not list(out.glob("**/*.tmp"))
     database = sqlite3.connect(out / run_record.NAME)
     assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
