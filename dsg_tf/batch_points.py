@@ -7,7 +7,14 @@ from collections.abc import Mapping
 
 from absl import flags
 
-from dsg_tf import batch_flags, batch_models, errors, grid, quantize_flags
+from dsg_tf import (
+    batch_flags,
+    batch_models,
+    errors,
+    grid,
+    quantize_flags,
+    samples,
+)
 from dsg_tf import config as config_lib
 
 # Axes that nothing depends on: noise and images are not optimised.
@@ -81,20 +88,6 @@ def points(model: batch_models.Model) -> list[Point]:
     return found
 
 
-def held_out(total: int, most: int) -> int:
-    """How many of given samples verify: the rule of `sampling.split`.
-
-    Args:
-      total: how many are given.
-      most: `--verify_samples`.
-
-    Example:
-      >>> held_out(40, 16), held_out(500, 16)
-      (8, 16)
-    """
-    return min(most, max(total // 5, 1)) if total > 1 else 0
-
-
 def with_held_out(count: int, most: int) -> int:
     """How many samples to give so that `count` of them calibrate.
 
@@ -110,7 +103,7 @@ def with_held_out(count: int, most: int) -> int:
     return next(
         total
         for total in range(count + most, 0, -1)
-        if total - held_out(total, most) == count
+        if total - samples.held_out(total, most) == count
     )
 
 

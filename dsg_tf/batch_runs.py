@@ -22,6 +22,7 @@ from dsg_tf import (
     run_metrics,
     schedule,
 )
+from dsg_tf import samples as samples_lib
 
 # Of samples, in the names of their files; as many as no batch confuses.
 _SHORT = 16
@@ -119,7 +120,7 @@ class Maker:
             seed = point.config.synthesis.seed
             settings |= {"num_samples": drawn, "seed": seed}
             return _RealImages(settings, asked, drawn)
-        calibrating = total - batch_points.held_out(total, most)
+        calibrating = total - samples_lib.held_out(total, most)
         if asked and calibrating < asked:
             self.notes.append(
                 f"{self._model.name}: --num_samples={asked}, but --calibration"

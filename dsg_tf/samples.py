@@ -32,6 +32,20 @@ _VANISHING = 0.1
 _CHUNK = 64
 
 
+def held_out(total: int, most: int) -> int:
+    """How many of a user's own samples verify: at most a fifth.
+
+    Args:
+      total: how many are given.
+      most: as many as were asked for (`--verify_samples`).
+
+    Example:
+      >>> held_out(40, 16), held_out(500, 16)
+      (8, 16)
+    """
+    return min(most, max(total // 5, 1)) if total > 1 else 0
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class SampleSet:
     """Inputs for a model, read lazily from disk.

@@ -104,7 +104,7 @@ def split(
         return sample_set, sample_set
     held_out = config.verify_samples
     if config.samples:
-        held_out = min(held_out, max(len(sample_set) // 5, 1))
+        held_out = samples.held_out(len(sample_set), held_out)
     return sample_set.split(held_out)
 
 

@@ -8,6 +8,7 @@ from absl import flags
 
 from dsg_tf import batch_flags, batch_models, batch_points, errors
 from dsg_tf import config as config_lib
+from dsg_tf import samples as samples_lib
 
 
 def _points(*argv: str) -> list[batch_points.Point]:
@@ -66,10 +67,10 @@ def test_number_of_images_is_no_flag_of_the_run_that_gets_them():
 def test_so_many_calibrate_as_were_asked_for(most):
     for count in range(1, 200):
         total = batch_points.with_held_out(count, most)
-        assert total - batch_points.held_out(total, most) == count
+        assert total - samples_lib.held_out(total, most) == count
         # As many verify as may.
         more = total + 1
-        assert more - batch_points.held_out(more, most) == count + 1
+        assert more - samples_lib.held_out(more, most) == count + 1
 
 
 def test_as_many_are_held_out_as_a_run_holds_out():
@@ -79,4 +80,4 @@ def test_as_many_are_held_out_as_a_run_holds_out():
     for total in (2, 5, 9, 10, 19, 20, 21, 40):
         given = samples.SampleSet({"x": np.zeros((total, 1), np.float32)}, {})
         calibration, _ = sampling.split(given, config)
-        assert len(calibration) == total - batch_points.held_out(total, 4)
+        assert len(calibration) == total - samples_lib.held_out(total, 4)

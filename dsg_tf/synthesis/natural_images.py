@@ -24,10 +24,10 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-# Of all images' variance, the share of their own means: 0.25 in ImageNet crops
-# and 0.22 in CIFAR-10, of the training images set aside for calibration.
+# Of all images' variance, the share of their own means: about that of
+# the images set aside for calibration (docs/method.md has the numbers and their source).
 BRIGHTNESS_SHARE = 0.25
-# Deviation of an image's deviation, relative to its mean: 0.28 and 0.30 there.
+# Deviation of an image's deviation, relative to its mean; the same.
 CONTRAST_VARIATION = 0.3
 # Exponents of amplitudes are between 0, white, and this; photographs have 0.8
 # to 1.5.
