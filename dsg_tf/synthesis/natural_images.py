@@ -24,8 +24,8 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-# Of all images' variance, the share of their own means: about that of
-# the images set aside for calibration (docs/method.md has the numbers and their source).
+# Of all images' variance, the share of their own means; about that of the
+# images set aside for calibration. docs/method.md says what prints the numbers.
 BRIGHTNESS_SHARE = 0.25
 # Deviation of an image's deviation, relative to its mean; the same.
 CONTRAST_VARIATION = 0.3
