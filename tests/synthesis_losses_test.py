@@ -65,6 +65,34 @@ class TestMoments:
         assert np.isfinite(tape.gradient(loss, x).numpy()).all()
 
     @pytest.mark.parametrize(
+        ("shape", "axis"),
+        [((2, 5, 6, 3), 3), ((2, 3, 5, 6), 1), ((2, 7, 3), 2)],
+    )
+    def test_have_the_gradient_of_their_formula(self, shape, axis):
+        x = _normal(*shape, offset=3.0)
+        # A channel without variance: s is a constant there, m is not.
+        dead = (0, *[slice(None)] * (axis - 1), 1)
+        x[dead] = 1.0
+        x = tf.constant(x)
+        over = [a for a in range(1, x.shape.rank) if a != axis]
+        upstream = [_normal(2, 3, seed=n) for n in range(2)]
+
+        def of_ops(h):
+            mean, variance = tf.nn.moments(h, over)
+            return mean, tf.sqrt(tf.maximum(variance, 1e-12))
+
+        gradients = []
+        for moments in (of_ops, lambda h: losses.sample_moments(h, axis)):
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                loss = sum(
+                    tf.reduce_sum(m * u)
+                    for m, u in zip(moments(x), upstream, strict=True)
+                )
+            gradients.append(tape.gradient(loss, x).numpy())
+        np.testing.assert_allclose(*gradients, rtol=1e-9, atol=1e-12)
+
+    @pytest.mark.parametrize(
         ("shape", "axis", "wanted"),
         [
             ((2, 3), 1, False),

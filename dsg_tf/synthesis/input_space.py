@@ -151,7 +151,9 @@ class InputSpace:
         if self.jitter:
             values = tf.roll(values, view[:2], (1, 2))
         if self.mirror:
-            values = tf.where(view[2] > 0, tf.reverse(values, [2]), values)
+            # Along width, or along no axis: a choice between the two images
+            # would cost as much as a layer of a small network.
+            values = tf.reverse(values, tf.range(2, 2 + view[2]))
         return values
 
     def to_model_tensor(self, values: tf.Tensor) -> tf.Tensor:

@@ -12,7 +12,12 @@ References:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import tensorflow as tf
+
+# Below this, nothing varies.
+_SMALLEST_VARIANCE = 1e-12
 
 
 def sample_moments(
@@ -32,8 +37,45 @@ def sample_moments(
     axes = _position_axes(features, channel_axis)
     if not axes:
         return features, tf.fill(tf.shape(features), epsilon**0.5)
-    mean, variance = tf.nn.moments(features, axes)
-    return mean, _deviation(variance + epsilon)
+    return _moments(features, axes, epsilon)
+
+
+def _moments(
+    features: tf.Tensor, axes: Sequence[int], epsilon: float
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """m and s over some axes, with their gradient in one go.
+
+    By d m / d h = 1 / P and d s / d h = (h - m) / (P s), with P positions, the
+    gradient of both is h times a factor plus a summand, one each a sample and
+    channel. Derived op by op it is three times the passes over memory, which
+    were half of the time of a step.
+    """
+
+    @tf.custom_gradient
+    def compute(h):
+        mean = tf.reduce_mean(h, axes, keepdims=True)
+        variance = tf.reduce_mean(
+            tf.math.squared_difference(h, mean), axes, keepdims=True
+        )
+        deviation = _deviation(variance + epsilon)
+
+        def gradient(mean_upstream, deviation_upstream):
+            positions = tf.cast(tf.size(h) / tf.size(mean), h.dtype)
+            by_mean, by_deviation = (
+                tf.reshape(g, tf.shape(mean)) / positions
+                for g in (mean_upstream, deviation_upstream)
+            )
+            # Where nothing varies the deviation is a constant.
+            factor = tf.where(
+                variance + epsilon > _SMALLEST_VARIANCE,
+                by_deviation / deviation,
+                0.0,
+            )
+            return h * factor + (by_mean - mean * factor)
+
+        return (tf.squeeze(mean, axes), tf.squeeze(deviation, axes)), gradient
+
+    return compute(features)
 
 
 def has_positions(features: tf.Tensor, channel_axis: int) -> bool:
@@ -175,7 +217,7 @@ def _deviation(variance: tf.Tensor) -> tf.Tensor:
     The root's own gradient is infinite there: a channel behind a ReLU that is
     dead for a whole sample would make every pixel NaN where epsilon is 0.
     """
-    return tf.sqrt(tf.maximum(variance, 1e-12))
+    return tf.sqrt(tf.maximum(variance, _SMALLEST_VARIANCE))
 
 
 def _position_axes(features: tf.Tensor, channel_axis: int) -> list[int]:
