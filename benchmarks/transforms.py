@@ -7,9 +7,9 @@ samples, made once a model and seed with default settings, and on the real
 images that are set aside for calibration (the same flags, `--samples`). Every
 file is evaluated with the real interpreter, simulations in TensorFlow, on
 labelled images that no part of a run has seen. Prints a Markdown table: mean
-and standard deviation over seeds (one run on real images, which no seed
-changes), and the seconds of everything behind the samples.
-docs/quantization.md holds its output.
+and standard deviation over seeds, and the seconds of everything behind the
+samples. The real images are the same for every seed; what is drawn behind them,
+AdaRound's rows, is not. docs/quantization.md holds its output.
 """
 
 from __future__ import annotations
@@ -114,10 +114,14 @@ class Samples:
 
     def path(self, case: str, source: str, seed: str) -> pathlib.Path:
         """The .npz of a model's samples."""
+        if source == "real":
+            path = self._folder / f"{case}_real.npz"
+            if not path.exists():
+                self._real(case, path)
+            return path
         path = self._folder / f"{case}_{source}_{seed}.npz"
         if not path.exists():
-            make = self._synthetic if source == "dsg" else self._real
-            make(case, seed, path)
+            self._synthetic(case, seed, path)
         return path
 
     def _synthetic(self, case: str, seed: str, path: pathlib.Path) -> None:
@@ -130,8 +134,7 @@ class Samples:
             config=dsg_tf.PipelineConfig(synthesis=synthesis),
         )
 
-    def _real(self, case: str, seed: str, path: pathlib.Path) -> None:
-        del seed
+    def _real(self, case: str, path: pathlib.Path) -> None:
         images, _ = cases.load_images(
             cases.CASES[case], self._shared, tuning=True
         )
@@ -165,8 +168,6 @@ def top1(row: Row, shared, folder, samples) -> tuple[list[str], float]:
             )
             scores.append(100 * float(np.mean(classes == labels)))
             logging.info("%s %s %s: %s", row, source, seed, scores[-1])
-            if source == "real":
-                break  # The images are the same, whatever the seed.
         spread = f" ± {np.std(scores):.2f}" if len(scores) > 1 else ""
         cells.append(f"{np.mean(scores):.2f}{spread}")
     return cells, float(np.mean(seconds))
