@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import os
 import pkgutil
+import subprocess
+import sys
 
 import pytest
 
@@ -43,3 +46,24 @@ def test_unknown_name_is_an_attribute_error():
 def test_unknown_submodule_is_an_import_error():
     with pytest.raises(ImportError):
         importlib.import_module("dsg_tf.nonsense")
+
+
+@pytest.mark.parametrize(("own", "wanted"), [(None, "1"), ("0", "0")])
+def test_importing_turns_on_fast_kernels_unless_told_otherwise(own, wanted):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    environment.pop("TF_ENABLE_ONEDNN_OPTS", None)
+    if own is not None:
+        environment["TF_ENABLE_ONEDNN_OPTS"] = own
+    asked = (
+        "import os, sys, dsg_tf; print(os.environ['TF_ENABLE_ONEDNN_OPTS'],"
+        " 'tensorflow' in sys.modules)"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", asked],
+        env=environment,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    # TensorFlow reads it when it is imported: not before the package is.
+    assert told.split() == [wanted, "False"]
