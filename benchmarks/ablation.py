@@ -26,8 +26,8 @@ import numpy as np
 from absl import app, flags, logging
 
 from benchmarks import cases, ingredients
+from dsg_tf import batch_flags, export_config, files, synthesis_config
 from dsg_tf import config as config_lib
-from dsg_tf import export_config, files, synthesis_config
 
 _SHARED = flags.DEFINE_string("shared", "../shared", "Models and images.")
 _STUDY = flags.DEFINE_enum(
@@ -80,8 +80,11 @@ def score(
                 further=settings.verify_samples,
             )
             for bits in _BITS.value:
+                widths = batch_flags.widths_apart({"bits": bits})
                 export = export_config.ExportConfig.of(
-                    "balanced", **ingredients.parse_bits(bits), **export_changes
+                    "balanced",
+                    **{name: int(value) for name, value in widths.items()},
+                    **export_changes,
                 )
                 name = "simulated" if export.simulated else "model.tflite"
                 output = pathlib.Path(folder) / bits / name

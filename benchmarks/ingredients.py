@@ -6,7 +6,6 @@ What `benchmarks.ablation` runs, without its flags.
 from __future__ import annotations
 
 import dataclasses
-import re
 from typing import Any
 
 from dsg_tf import synthesis_config
@@ -115,9 +114,3 @@ def variants(
         rows["zeroq"] = of("zeroq", **counts)
         rows["noise of the domain"] = of("noise", num_samples=num_samples)
     return rows
-
-
-def parse_bits(text: str) -> dict[str, int]:
-    """Widths, as fields of ExportConfig, from e.g. `W4A8`."""
-    weights, activations = re.fullmatch(r"W(\d+)A(\d+)", text).groups()
-    return {"weight_bits": int(weights), "activation_bits": int(activations)}

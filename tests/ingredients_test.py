@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 
-import pytest
-
 from benchmarks import ingredients
 from dsg_tf import synthesis_config
 
@@ -60,10 +58,3 @@ def test_slack_has_every_source_at_every_percentile():
     for source in synthesis_config.SLACK_SOURCES:
         assert {p for s, p in found if s == source} >= {0.5, 0.9, 0.99}
     assert rows["none"].slack_percentile == 0
-
-
-@pytest.mark.parametrize(
-    ("text", "widths"), [("W4A8", (4, 8)), ("W3A32", (3, 32))]
-)
-def test_widths(text, widths):
-    assert tuple(ingredients.parse_bits(text).values()) == widths

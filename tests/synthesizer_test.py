@@ -373,12 +373,12 @@ class TestViews:
         assert views[:, 2].any() == turns
         assert views.dtype == np.int32
         values = rng.normal(size=shape).astype(np.float32)
-        seen = space.seen(tf.constant(values), tf.constant([1, -2, 1]))
-        if moves:
-            values = np.roll(values, (1, -2), (1, 2))
-        if turns:
-            values = values[:, :, ::-1]
-        np.testing.assert_array_equal(seen, values)
+        moved = np.roll(values, (1, -2), (1, 2)) if moves else values
+        for mirrored in (0, 1):
+            view = tf.constant([1, -2, mirrored])
+            seen = space.seen(tf.constant(values), view)
+            wanted = moved[:, :, ::-1] if turns and mirrored else moved
+            np.testing.assert_array_equal(seen, wanted)
 
 
 def _live_ops(function):
