@@ -48,6 +48,9 @@ _LOG_DEVIATION_TOLERANCE = 0.35
 # A mean fit that explains less than this share of the BN means is not used.
 MIN_FIT_QUALITY = 0.5
 
+# An image of less than this share of the variance that BN saw is next to none.
+_LEAST_VARIANCE = 0.1
+
 # Whole numbers beyond this are not exact in float32.
 _WHOLE_LIMIT = 2**24
 
@@ -67,6 +70,10 @@ class InputDomain:
       source: the evidence, for the report.
       quality: share of the evidence that the fit explains, 0..1; 1 where
         nothing was fitted.
+      moments_seen: whether mean and deviation are what BN saw in training,
+        augmentation included; else they are those of whole images.
+      bounds_follow: whether the bounds are only what natural images with these
+        moments have.
     """
 
     minimum: np.ndarray
@@ -78,6 +85,8 @@ class InputDomain:
     integer: bool = False
     source: str = "assumed: nothing in the model tells"
     quality: float = 1.0
+    moments_seen: bool = False
+    bounds_follow: bool = False
 
     @property
     def bounded(self) -> bool:
@@ -94,6 +103,60 @@ class InputDomain:
         if not self.integer:
             return values
         return np.rint(np.clip(values, self.minimum, self.maximum))
+
+    def without_borders(self, share: float) -> InputDomain | None:
+        """The domain of whole images, where BN saw them with black borders.
+
+        Random crops of images padded with black, a common augmentation, are
+        darker and of more contrast than the images. With a share p of black b,
+        mean and variance are m = (1 - p) m' + p b and
+        v = (1 - p) v' + p (1 - p) (m' - b)^2, to be solved for m' and v'.
+        Where b itself follows from the moments, m' - b is 1.8 deviations
+        (0.45 / 0.25), and so is b.
+
+        Args:
+          share: p, the area of the borders, 0..1, in the mean over crops.
+
+        Returns:
+          The domain; self where its moments are not what BN saw, and None where
+          no image has such crops: without bounds, or with too little variance.
+
+        Example:
+          >>> d = natural_range(0, 255, channels=1, source="a fit")
+          >>> d = dataclasses.replace(d, moments_seen=True)
+          >>> d.without_borders(0.1).describe()
+          '[0, 255], mean 128, deviation 54.3 (a fit, without black borders)'
+        """
+        if not self.bounded:
+            return None
+        if not self.moments_seen:
+            return self
+        source = f"{self.source}, without black borders"
+        if self.bounds_follow:
+            distance = NATURAL_MEAN / NATURAL_DEVIATION
+            gain = (1 - share) * (1 + share * distance**2)
+            deviation = self.deviation / np.float32(gain**0.5)
+            mean = self.mean + np.float32(share * distance) * deviation
+            whole = _natural_bounds(mean, deviation)
+            return dataclasses.replace(
+                self,
+                minimum=whole[0],
+                maximum=whole[1],
+                mean=mean,
+                deviation=deviation,
+                source=source,
+            )
+        black = self.minimum
+        mean = (self.mean - share * black) / (1 - share)
+        variance = self.deviation**2 / (1 - share) - share * (mean - black) ** 2
+        if np.any(variance < _LEAST_VARIANCE * self.deviation**2):
+            return None
+        return dataclasses.replace(
+            self,
+            mean=np.asarray(mean, np.float32),
+            deviation=np.asarray(np.sqrt(variance), np.float32),
+            source=source,
+        )
 
     def describe(self) -> str:
         """One line for the screen.
@@ -212,6 +275,7 @@ def _within(
             minimum=given.minimum,
             maximum=given.maximum,
             source=given.source,
+            bounds_follow=False,
         )
     return given
 
@@ -229,6 +293,7 @@ def _from_graph(graph: ir.Graph, port: ir.Port, layers) -> InputDomain:
                 deviation,
                 image=is_image(port),
                 source="BatchNormalization on the input",
+                seen=True,
             )
     for node, affine in preprocessing.first_layers(graph, port):
         shape = graph.shape(affine.tensor)
@@ -251,6 +316,7 @@ def _from_fit(
         np.full_like(mean, fit.deviation),
         image=usable and is_image(port),
         source=f"fitted to {fit.name}, R2 of the mean {fit.quality:.2f}",
+        seen=usable,
     )
     return dataclasses.replace(domain, **_correlations(fit))
 
@@ -285,6 +351,7 @@ def _through(
             affine.to_input(fit.deviation / np.abs(scale)),
             image=image,
             source=source,
+            seen=True,
         )
         return dataclasses.replace(domain, **_correlations(fit))
     mean = affine.to_input(-offset / scale)
@@ -296,7 +363,10 @@ def _through(
         off = np.abs(np.mean(mean) / widths - NATURAL_MEAN)
         width = widths[np.argmin(off)]
         deviation = np.full_like(mean, NATURAL_DEVIATION * width)
-    return _from_moments(mean, deviation, image=image, source=source)
+    # What a model subtracts and divides by are moments of whole images.
+    return _from_moments(
+        mean, deviation, image=image, source=source, seen=False
+    )
 
 
 def _known_rescaling(
@@ -312,7 +382,9 @@ def _known_rescaling(
     return None
 
 
-def _from_moments(mean, deviation, *, image: bool, source: str) -> InputDomain:
+def _from_moments(
+    mean, deviation, *, image: bool, source: str, seen: bool
+) -> InputDomain:
     """A domain with these moments; an image's bounds follow from them."""
     mean = np.asarray(mean, np.float32)
     deviation = np.asarray(deviation, np.float32)
@@ -326,19 +398,26 @@ def _from_moments(mean, deviation, *, image: bool, source: str) -> InputDomain:
             mean=mean,
             deviation=deviation,
             source=source,
+            moments_seen=seen,
         )
-    low, high = _common_range(mean, deviation) or (None, None)
-    if low is None:
-        width = deviation / NATURAL_DEVIATION
-        low = mean - NATURAL_MEAN * width
-        high = mean + (1 - NATURAL_MEAN) * width
+    common = _common_range(mean, deviation)
+    low, high = common or _natural_bounds(mean, deviation)
     return InputDomain(
         minimum=np.asarray(low, np.float32),
         maximum=np.asarray(high, np.float32),
         mean=mean,
         deviation=deviation,
         source=source,
+        moments_seen=seen,
+        bounds_follow=common is None,
     )
+
+
+def _natural_bounds(mean, deviation):
+    """The range of which natural images have these moments."""
+    width = deviation / np.float32(NATURAL_DEVIATION)
+    low = mean - np.float32(NATURAL_MEAN) * width
+    return low, low + width
 
 
 def _common_range(mean, deviation) -> tuple[float, float] | None:

@@ -135,6 +135,7 @@ def quantize_model(
         output=output,
         calibrated_with=len(calibrating),
         verified_on=len(held_out),
+        edges=sample_set.metadata.get("edges"),
         diverse=diverse,
         prepared=prepared,
         written=written,

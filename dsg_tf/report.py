@@ -32,6 +32,7 @@ def build(
     output: os.PathLike,
     calibrated_with: int,
     verified_on: int,
+    edges: Mapping[str, Any] | None,
     diverse,
     prepared,
     written,
@@ -48,6 +49,7 @@ def build(
       output: the .tflite's path.
       calibrated_with: number of samples.
       verified_on: number of other samples.
+      edges: what the edge trial of their synthesis found; None without one.
       diverse: of those that calibrate (`diversity.Diversity`).
       prepared: what the passes made (`passes.Prepared`).
       written: what was written (`writers.Written`).
@@ -68,7 +70,11 @@ def build(
         },
         "batch_norm_layers": len(source.layers),
         "cover_behind_last_batch_norm": _cover(source, config),
-        "samples": {"calibration": calibrated_with, "verified": verified_on},
+        "samples": {
+            "calibration": calibrated_with,
+            "verified": verified_on,
+            "edges": edges,
+        },
         "diversity": diverse.to_dict() if diverse.layers else None,
         "simulated": simulation.REASON if config.export.simulated else None,
         "passes": [_pass(report) for report in prepared.reports],

@@ -112,7 +112,7 @@ class SampleFolder:
             name: ((count, *shapes[name]), np.dtype(dtypes[name]))
             for name in names
         }
-        self._done = self._read_journal(whole)
+        self._done, self._notes = self._read_journal(whole)
         if not self._done:
             for left_behind in self._path.glob("[0-9]*.npy"):
                 left_behind.unlink()
@@ -135,6 +135,16 @@ class SampleFolder:
         """Index of the first sample of each finished batch."""
         return frozenset(self._done)
 
+    @property
+    def notes(self) -> Mapping[str, object]:
+        """What was noted, by name; packed with the metadata."""
+        return dict(self._notes)
+
+    def note(self, name: str, value: object) -> None:
+        """Keeps a finding that holds for all batches; JSON values alone."""
+        self._notes[name] = value
+        self._write_journal()
+
     def write(
         self,
         start: int,
@@ -154,10 +164,7 @@ class SampleFolder:
         ]
         kept = self._labels[start : start + len(labels)]
         self._done[start] = [int(label) for label in kept]
-        self._temporary.write_text(
-            json.dumps({"key": self._key, "done": list(self._done.items())})
-        )
-        os.replace(self._temporary, self._journal)
+        self._write_journal()
 
     def pack(self, path: str | os.PathLike, metadata: Mapping) -> SampleSet:
         """Packs all samples into one .npz and opens it.
@@ -178,7 +185,8 @@ class SampleFolder:
                 with _entry(archive, f"{_LABELS}.npy") as entry:
                     np.lib.format.write_array(entry, self._labels)
             with _entry(archive, _METADATA) as entry:
-                entry.write(json.dumps(metadata, sort_keys=True).encode())
+                whole = {**metadata, **self._notes}
+                entry.write(json.dumps(whole, sort_keys=True).encode())
         os.replace(temporary, path)
         return read(path, inputs=dict.fromkeys(self._files))
 
@@ -189,20 +197,32 @@ class SampleFolder:
             file.unlink(missing_ok=True)
         self._path.rmdir()
 
-    def _read_journal(self, whole: Mapping[str, tuple]) -> dict:
-        """Labels of the finished batches by start; none if in any doubt."""
+    def _write_journal(self) -> None:
+        journal = {
+            "key": self._key,
+            "done": list(self._done.items()),
+            "notes": self._notes,
+        }
+        self._temporary.write_text(json.dumps(journal))
+        os.replace(self._temporary, self._journal)
+
+    def _read_journal(self, whole: Mapping[str, tuple]) -> tuple[dict, dict]:
+        """Labels of the finished batches by start, and the notes.
+
+        None of either if in any doubt.
+        """
         try:
             journal = json.loads(self._journal.read_text())
             if journal["key"] != self._key:
-                return {}
+                return {}, {}
             done = {int(start): list(kept) for start, kept in journal["done"]}
             for name, file in self._files.items():
                 there = np.load(file, mmap_mode="r")
                 if (there.shape, there.dtype) != whole[name]:
-                    return {}
-            return done
+                    return {}, {}
+            return done, dict(journal["notes"])
         except (OSError, EOFError, ValueError, TypeError, KeyError):
-            return {}
+            return {}, {}
 
 
 def read(

@@ -16,6 +16,7 @@ METHODS = ("dsg", "zeroq", "noise")
 INITIALIZERS = ("natural", "gaussian")
 BASES = ("pixels", "spectrum")
 SLACK_SOURCES = ("natural", "gaussian", "share")
+FILLS = ("auto", "wrap", "black")
 SCHEDULES = ("cosine", "plateau", "constant")
 
 
@@ -49,10 +50,14 @@ class SynthesisConfig:
       use_domain: start from the input domain's mean and deviation; otherwise
         from N(0, 1) in the model's input units.
       keep_domain: bring samples back into the domain's bounds at each step.
-      jitter: at each step the network sees image-shaped samples shifted, at
-        random, by at most this share of their height and width, 0..1.
-      mirror: at half of the steps it sees colour images (3 or 4 channels)
-        mirrored, left for right.
+      jitter: at each step the network sees every image-shaped sample shifted,
+        at random, by at most this share of its height and width, 0..1.
+      fill: what comes in at the edge of a shifted image: its other side
+        (`wrap`), or `black`, the domain's lower bound, as in random crops of
+        padded images; `auto` tries both and takes what fits BN's moments
+        better (`synthesis.edge_trial`).
+      mirror: it sees half of the colour images (3 or 4 channels) mirrored,
+        left for right.
       normalize_loss: divide distances by sigma and by the number of channels.
       sample_weight: weight of the moments of each sample.
       batch_weight: weight of the moments of the whole batch.
@@ -86,6 +91,7 @@ class SynthesisConfig:
     use_domain: bool = True
     keep_domain: bool = True
     jitter: float = 0.125
+    fill: str = "auto"
     mirror: bool = True
     normalize_loss: bool = True
     sample_weight: float = 1.0
@@ -106,6 +112,7 @@ class SynthesisConfig:
             ("initializer", INITIALIZERS),
             ("basis", BASES),
             ("slack_source", SLACK_SOURCES),
+            ("fill", FILLS),
             ("schedule", SCHEDULES),
         ):
             checks.require_choice(_subject(name), getattr(self, name), choices)
@@ -210,6 +217,7 @@ _ZEROQ = {
     "use_domain": False,
     "keep_domain": False,
     "jitter": 0.0,
+    "fill": "wrap",
     "mirror": False,
     "normalize_loss": False,
     "sample_weight": 1.0,
@@ -222,4 +230,5 @@ _ZEROQ = {
     "prior_weight": 0.0,
 }
 
-_NOISE = {"steps": 0, "initializer": "gaussian"}
+# Noise is not looked at, in no view.
+_NOISE = {"steps": 0, "initializer": "gaussian", "jitter": 0.0, "mirror": False}

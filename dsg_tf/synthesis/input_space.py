@@ -12,7 +12,7 @@ import dataclasses
 import numpy as np
 import tensorflow as tf
 
-from dsg_tf import input_domain, synthesis_config
+from dsg_tf import errors, input_domain, synthesis_config
 from dsg_tf.graph import ir
 from dsg_tf.synthesis import natural_images
 
@@ -33,8 +33,10 @@ class InputSpace:
         they are the samples, in deviations.
       scatter: whether images start with brightness and contrast of their own.
       is_image: whether it looks like an image.
-      jitter: largest shift that the network sees it under, a share of its
+      reach: largest shift that the network sees it under, in positions of
         height and width.
+      black: whether what such a shift brings in is the lower bound, and not
+        the other side.
       mirror: whether the network sees it mirrored, too.
       keep: whether values must stay within the domain's bounds.
     """
@@ -47,7 +49,8 @@ class InputSpace:
     spectral: bool
     scatter: bool
     is_image: bool
-    jitter: float
+    reach: tuple[int, int]
+    black: bool
     mirror: bool
     keep: bool
 
@@ -58,9 +61,26 @@ class InputSpace:
         domain: input_domain.InputDomain,
         config: synthesis_config.SynthesisConfig,
     ) -> InputSpace:
-        """The space of an input whose shape is known, batch included."""
+        """The space of an input whose shape is known, batch included.
+
+        A `fill` of `auto` that no trial has decided counts as `wrap`.
+
+        Raises:
+          errors.UserError: `fill=black` where no image has black borders.
+        """
         image = input_domain.is_image(port)
         use = config.use_domain
+        farthest = reach(port, config)
+        black = config.fill == "black" and any(farthest)
+        if black:
+            seen, domain = domain, whole_images(port, domain, config)
+            if domain is None:
+                raise errors.UserError(
+                    "--synthesis=fill",
+                    got=f"'black' for {port.name!r}: {seen.describe()}",
+                    expected="an input that black borders leave variance to",
+                    remedy="use fill=wrap, or give --input_range",
+                )
         natural = None
         if image and config.initializer == "natural":
             share = natural_images.BRIGHTNESS_SHARE if config.scatter else 0.0
@@ -79,7 +99,8 @@ class InputSpace:
             spectral=natural is not None and config.basis == "spectrum",
             scatter=natural is not None and config.scatter,
             is_image=image,
-            jitter=config.jitter if image else 0.0,
+            reach=farthest,
+            black=black,
             # A digit or a spectrogram is another thing in the mirror; photos,
             # by and large, are not.
             mirror=config.mirror and image and port.shape[-1] > 1,
@@ -135,30 +156,91 @@ class InputSpace:
             values = np.clip(values, self.domain.minimum, self.domain.maximum)
         return values
 
-    def view(self, rng: np.random.Generator) -> np.ndarray:
-        """A random view, for `seen`.
+    def views(self, rng: np.random.Generator) -> np.ndarray:
+        """A random view of each sample, for `seen`.
 
         Returns:
-          int32 (3,): shift down, shift right, and 1 if mirrored.
+          int32 (B, 3): shift down, shift right, and 1 if mirrored.
         """
-        reach = [int(self.jitter * side) for side in self.shape[1:3]]
-        reach += [0] * (2 - len(reach))
-        shifts = [rng.integers(-most, most, endpoint=True) for most in reach]
-        return np.array([*shifts, self.mirror and rng.integers(2)], np.int32)
+        batch = self.shape[0]
+        columns = [
+            rng.integers(-most, most, batch, endpoint=True)
+            for most in self.reach
+        ]
+        columns.append(self.mirror * rng.integers(2, size=batch))
+        return np.stack(columns, axis=1).astype(np.int32)
 
-    def seen(self, values: tf.Tensor, view: tf.Tensor) -> tf.Tensor:
-        """Values as the network sees them in a view: around the edges."""
-        if self.jitter:
-            values = tf.roll(values, view[:2], (1, 2))
+    def seen(self, values: tf.Tensor, views: tf.Tensor) -> tf.Tensor:
+        """Samples in deviations as the network sees them, each in its view."""
+        if not any(self.reach) and not self.mirror:
+            return values
+        # Every sample on its own: a BN layer's moments are over a batch of
+        # images each cropped differently, and one shift for all would make
+        # the moments of a batch a matter of chance.
+        return tf.stack(
+            [
+                self._seen(one, view)
+                for one, view in zip(
+                    tf.unstack(values),
+                    tf.unstack(views, num=self.shape[0]),
+                    strict=True,
+                )
+            ]
+        )
+
+    def _seen(self, image: tf.Tensor, view: tf.Tensor) -> tf.Tensor:
+        """One image, (H, W, C), in its view, int32 (3,)."""
+        if self.black:
+            down, right = self.reach
+            low = self.bounds[0]
+            above_black = tf.pad(
+                image - low, [[down, down], [right, right], [0, 0]]
+            )
+            begin = tf.stack([down - view[0], right - view[1], 0])
+            image = tf.slice(above_black, begin, self.shape[1:]) + low
+        elif any(self.reach):
+            image = tf.roll(image, view[:2], (0, 1))
         if self.mirror:
             # Along width, or along no axis: a choice between the two images
             # would cost as much as a layer of a small network.
-            values = tf.reverse(values, tf.range(2, 2 + view[2]))
-        return values
+            image = tf.reverse(image, tf.range(1, 1 + view[2]))
+        return image
 
     def to_model_tensor(self, values: tf.Tensor) -> tf.Tensor:
         """Deviations to the model's units, with a gradient."""
         return values * self.unit + self.center
+
+
+def whole_images(
+    port: ir.Port,
+    domain: input_domain.InputDomain,
+    config: synthesis_config.SynthesisConfig,
+) -> input_domain.InputDomain | None:
+    """The domain of images that training showed shifted, with black borders.
+
+    Returns:
+      The domain, for images behind the shifts of the config; None where there
+      are no such images, or an input is not shifted at all.
+    """
+    farthest = reach(port, config)
+    if not any(farthest):
+        return None
+    # A shift of at most r is r (r + 1) / (2 r + 1) in the mean.
+    kept = [
+        1 - most * (most + 1) / (2 * most + 1) / side
+        for most, side in zip(farthest, port.shape[1:3], strict=True)
+    ]
+    return domain.without_borders(1 - kept[0] * kept[1])
+
+
+def reach(
+    port: ir.Port, config: synthesis_config.SynthesisConfig
+) -> tuple[int, int]:
+    """The largest shift of an input, in positions; of images alone."""
+    if not input_domain.is_image(port):
+        return 0, 0
+    height, width = port.shape[1:3]
+    return int(config.jitter * height), int(config.jitter * width)
 
 
 @tf.custom_gradient

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -22,12 +23,14 @@ from dsg_tf import (
 )
 from dsg_tf.graph import frozen, ir
 from dsg_tf.synthesis import callbacks as callbacks_lib
-from dsg_tf.synthesis import input_space, natural_images
+from dsg_tf.synthesis import edge_trial, input_space, natural_images
 from dsg_tf.synthesis import synthesizer as synthesizer_lib
 
 # Steps of an epoch at most: what callbacks that act on epochs (CSVLogger,
 # TensorBoard, DistanceLog) see as one row.
 _EPOCH_STEPS = 10
+# Where samples note what the edge trial found.
+_EDGES = "edges"
 
 
 def synthesize(
@@ -88,27 +91,43 @@ def synthesize(
         return store
     if not open_starts:
         return store
-    model = synthesizer_lib.Synthesizer(
-        float_graph,
-        layers,
-        domains=domains,
-        head=classifier_head.find(float_graph),
-        config=config,
-    )
-    model.compile(
-        optimizer=keras.optimizers.Adam(config.learning_rate),
-        # XLA makes these graphs a hundred times slower on CPU.
-        jit_compile=bool(tf.config.list_logical_devices("GPU")),
-    )
+
+    def build(fill: str) -> synthesizer_lib.Synthesizer:
+        return _build(
+            float_graph,
+            layers,
+            domains=domains,
+            config=dataclasses.replace(config, fill=fill),
+        )
+
     steps = config.steps
-    with progress.task("synthesis", len(starts) * steps, unit="steps") as stage:
+    fills = edge_trial.candidates(float_graph.inputs, domains, config)
+    if _EDGES in store.notes:
+        fills = (store.notes[_EDGES]["fill"],)
+    tries = len(fills) if len(fills) > 1 else 0
+    total = len(starts) * steps + tries * edge_trial.STEPS
+    with progress.task("synthesis", total, unit="steps") as stage:
         stage.skip((len(starts) - len(open_starts)) * steps)
+        if tries:
+            chosen, model, distances = edge_trial.decide(
+                fills,
+                build=build,
+                optimise=functools.partial(_try, stage=stage),
+            )
+            # JSON has no infinity.
+            told = {
+                f: d if np.isfinite(d) else None for f, d in distances.items()
+            }
+            store.note(_EDGES, {"fill": chosen, "distances": told})
+        else:
+            model = build(*fills)
         finished = [s // size for s in starts if s in store.finished]
-        ours = _callbacks(config, folder, stage, finished=finished)
+        ours = _callbacks(config, stage, steps=steps)
+        ours += _watchers(config, folder, finished=finished)
         for start in open_starts:
-            values, labels = _batch(model, start // size, [*ours, *callbacks])
-            whole = {n: domains[n].finish(v) for n, v in values.items()}
-            store.write(start, whole, labels)
+            _optimise(model, start // size, [*ours, *callbacks], steps)
+            whole = {n: domains[n].finish(v) for n, v in model.values().items()}
+            store.write(start, whole, model.labels.numpy())
     return store
 
 
@@ -132,19 +151,43 @@ def batch_size(
     return fixed.pop()
 
 
-def _batch(model, index: int, callbacks) -> tuple[dict, np.ndarray]:
-    """Optimises one batch from its start to its end."""
-    config = model.config
-    model.reset(index)
-    per_epoch = max(
-        n for n in range(1, _EPOCH_STEPS + 1) if config.steps % n == 0
+def _build(graph, layers, *, domains, config) -> synthesizer_lib.Synthesizer:
+    """The synthesizer of a config, ready to fit."""
+    model = synthesizer_lib.Synthesizer(
+        graph,
+        layers,
+        domains=domains,
+        head=classifier_head.find(graph),
+        config=config,
     )
+    model.compile(
+        optimizer=keras.optimizers.Adam(config.learning_rate),
+        # XLA makes these graphs a hundred times slower on CPU.
+        jit_compile=bool(tf.config.list_logical_devices("GPU")),
+    )
+    return model
+
+
+def _try(model, callbacks, steps: int, *, stage) -> None:
+    """A trial: the first batch, in few steps."""
+    ours = _callbacks(model.config, stage, steps=steps)
+    _optimise(model, 0, [*ours, *callbacks], steps)
+
+
+def _optimise(model, index: int, callbacks, steps: int) -> None:
+    """Optimises one batch from its start to its end.
+
+    Raises:
+      FloatingPointError: the loss is not finite.
+    """
+    model.reset(index)
+    per_epoch = max(n for n in range(1, _EPOCH_STEPS + 1) if steps % n == 0)
     # The same seed shall give the same bytes.
     with frozen.in_fixed_order():
         history = model.fit(
             tf.data.Dataset.from_tensors(0).repeat(),
             steps_per_epoch=per_epoch,
-            epochs=config.steps // per_epoch,
+            epochs=steps // per_epoch,
             verbose=0,
             shuffle=False,
             callbacks=callbacks,
@@ -153,31 +196,32 @@ def _batch(model, index: int, callbacks) -> tuple[dict, np.ndarray]:
         raise FloatingPointError(
             f"the synthesis loss of batch {index} is not finite"
         )
-    return model.values(), model.labels.numpy()
 
 
-def _callbacks(
-    config, folder, stage, *, finished
-) -> list[keras.callbacks.Callback]:
-    """The callbacks that the config asks for, in the order they act."""
+def _callbacks(config, stage, *, steps: int) -> list[keras.callbacks.Callback]:
+    """What makes the steps of a batch, in the order they act."""
     chosen = [callbacks_lib.BatchNormTargets()]
     if config.jitter or config.mirror:
         chosen.append(callbacks_lib.ChangeViews())
     if config.keep_domain:
         chosen.append(callbacks_lib.KeepInputDomain())
     if config.schedule == "cosine":
-        chosen.append(
-            callbacks_lib.CosineAnneal(config.learning_rate, config.steps)
-        )
+        chosen.append(callbacks_lib.CosineAnneal(config.learning_rate, steps))
     elif config.schedule == "plateau":
         chosen.append(
-            callbacks_lib.PlateauAnneal(config.learning_rate, config.steps // 5)
+            callbacks_lib.PlateauAnneal(config.learning_rate, steps // 5)
         )
+    chosen.append(callbacks_lib.ShowProgress(stage, steps))
+    return chosen
+
+
+def _watchers(config, folder, *, finished) -> list[keras.callbacks.Callback]:
+    """What ends a batch early, and what writes down how it went."""
+    chosen = []
     if config.patience:
         chosen.append(callbacks_lib.StopWhenSettled(config.patience))
     log = folder / "distances.csv"
     chosen.append(callbacks_lib.DistanceLog(log, finished=finished))
-    chosen.append(callbacks_lib.ShowProgress(stage, config.steps))
     return chosen
 
 

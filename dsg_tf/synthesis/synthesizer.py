@@ -56,8 +56,8 @@ class Synthesizer(keras.Model):
     Attributes:
       samples: the variable of each input, by name, float32 (B, ...).
       targets: one `Target` a BN layer.
-      views: int32 (3,) for each input, by name: how the network sees the
-        samples of this step; see `InputSpace.seen`.
+      views: int32 (B, 3) for each input, by name: how the network sees each
+        sample in this step; see `InputSpace.seen`.
       labels: int32 (B,), the class asked of each sample.
       enhancement: float32 (B, N), weight of each layer for each sample.
       distances: float32 (N,), the last step's distance per layer.
@@ -105,7 +105,7 @@ class Synthesizer(keras.Model):
             for n, (name, space) in enumerate(self._spaces.items())
         }
         self.views = {
-            name: self._state((3,), f"view_{n}", dtype="int32")
+            name: self._state((batch, 3), f"views_{n}", dtype="int32")
             for n, name in enumerate(self._spaces)
         }
         self.targets = tuple(self._target(layer) for layer in self._batch_norms)
@@ -133,7 +133,7 @@ class Synthesizer(keras.Model):
         rng = np.random.default_rng([config.seed, batch_index])
         for name, variable in self.samples.items():
             variable.assign(self._spaces[name].initial(rng))
-            self.views[name].assign(np.zeros(3, np.int32))
+            self.views[name].assign(np.zeros((config.batch_size, 3), np.int32))
         classes = self._head.num_classes if self._head else 1
         self.labels.assign(_balanced_labels(rng, classes, config.batch_size))
         weights = tf.ones((config.batch_size, len(self._batch_norms)))
@@ -156,7 +156,7 @@ class Synthesizer(keras.Model):
     def change_views(self, rng: np.random.Generator) -> None:
         """Draws how the network sees the samples in the next step."""
         for name, variable in self.views.items():
-            variable.assign(self._spaces[name].view(rng))
+            variable.assign(self._spaces[name].views(rng))
 
     def project(self) -> None:
         """Brings the samples back into the bounds of their domains."""
@@ -187,16 +187,16 @@ class Synthesizer(keras.Model):
     def probe(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """One batch of noise of the domain, for the slack margins.
 
-        White as in the paper, or what samples start as.
+        White as in the paper, or what samples start as; seen as samples are.
         """
         probes = {}
         for name, space in self._spaces.items():
             if self._config.slack_source == "gaussian":
-                noise = natural_images.white(rng, space.shape)
+                noise = tf.constant(natural_images.white(rng, space.shape))
             else:
-                start = tf.convert_to_tensor(space.initial(rng))
-                noise = np.asarray(space.deviations(start))
-            probes[name] = space.to_model(noise)
+                noise = space.deviations(tf.constant(space.initial(rng)))
+            seen = space.seen(noise, tf.constant(space.views(rng)))
+            probes[name] = space.to_model(np.asarray(seen))
         return probes
 
     def scale(self, index: int) -> tf.Tensor | float:
