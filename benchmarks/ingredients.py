@@ -32,10 +32,11 @@ _LADDER: dict[str, dict[str, Any]] = {
     "+ image prior": {"prior_weight": 0.1},
     "+ batch moments, no prior": {"batch_weight": 1.0, "prior_weight": 0.0},
     "+ jitter, mirror": {"jitter": 0.125, "mirror": True},
-    "+ scatter, natural slack (the default)": {
+    "+ scatter, natural slack": {
         "scatter": True,
         "slack_source": "natural",
     },
+    "+ edges found out (the default)": {"fill": "auto"},
     "spectrum": {"basis": "spectrum"},
 }
 
@@ -56,6 +57,8 @@ _WITHOUT: dict[str, dict[str, Any]] = {
     "no domain": {"use_domain": False, "keep_domain": False},
     "no jitter": {"jitter": 0.0},
     "no mirror": {"mirror": False},
+    "wrapped edges": {"fill": "wrap"},
+    "black edges": {"fill": "black"},
     "half the steps": {"steps": 0.5},
     "twice the steps": {"steps": 2.0},
     "twice the samples": {"num_samples": 2.0},

@@ -125,7 +125,7 @@ class InputDomain:
           >>> d = natural_range(0, 255, channels=1, source="a fit")
           >>> d = dataclasses.replace(d, moments_seen=True)
           >>> d.without_borders(0.1).describe()
-          '[0, 255], mean 128, deviation 54.3 (a fit, without black borders)'
+          '[0, 255], mean 128, deviation 53.8 (a fit, without black borders)'
         """
         if not self.bounded:
             return None

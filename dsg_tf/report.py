@@ -70,11 +70,8 @@ def build(
         },
         "batch_norm_layers": len(source.layers),
         "cover_behind_last_batch_norm": _cover(source, config),
-        "samples": {
-            "calibration": calibrated_with,
-            "verified": verified_on,
-            "edges": edges,
-        },
+        "samples": {"calibration": calibrated_with, "verified": verified_on},
+        "edges": edges,
         "diversity": diverse.to_dict() if diverse.layers else None,
         "simulated": simulation.REASON if config.export.simulated else None,
         "passes": [_pass(report) for report in prepared.reports],

