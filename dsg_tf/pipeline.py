@@ -95,7 +95,11 @@ def quantize_model(
     with clock.stage("load"):
         source = source_model.load(model, config)
         writer.check_model(source)
-        own = sampling.given(source, config.samples) if config.samples else None
+        own = None
+        if config.samples:
+            own = sampling.given(source, config.samples)
+        else:
+            sampling.check(source, config.synthesis)
         others = sampling.given(source, os.fspath(real)) if real else None
     # Not before: where the model or the samples are refused, that is all.
     source.log()
@@ -183,6 +187,7 @@ def synthesize(
     output = pathlib.Path(output)
     files.check_writable(output)
     source = source_model.load(model, config)
+    sampling.check(source, config.synthesis)
     return sampling.make(
         source,
         config.synthesis,

@@ -15,6 +15,7 @@ from absl import logging
 import dsg_tf
 from dsg_tf import config as config_lib
 from dsg_tf import errors, samples, source_model, synthesis_config
+from dsg_tf.synthesis import input_space
 from dsg_tf.synthesis import run as synthesis
 
 
@@ -36,6 +37,23 @@ def given(source: source_model.SourceModel, path: str) -> samples.SampleSet:
             integer=domain.integer,
         )
     return sample_set
+
+
+def check(
+    source: source_model.SourceModel,
+    config: synthesis_config.SynthesisConfig,
+) -> None:
+    """Refuses what the config asks of inputs that are not so.
+
+    Before a run leaves anything behind.
+
+    Raises:
+      errors.UserError: black borders of an input that cannot have any.
+    """
+    for port in source.graph.inputs:
+        if config.fill == "black" and any(input_space.reach(port, config)):
+            domain = source.domains[port.name]
+            input_space.inside_of_borders(port, domain, config)
 
 
 def make(

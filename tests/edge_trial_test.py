@@ -14,12 +14,13 @@ from dsg_tf import (
     bn_statistics,
     errors,
     input_domain,
+    pipeline,
     source_model,
     synthesis_config,
 )
 from dsg_tf import config as config_lib
 from dsg_tf.graph import ir
-from dsg_tf.synthesis import edge_trial, input_space, natural_images, run
+from dsg_tf.synthesis import edge_trial, natural_images, run
 
 _SIDE, _REACH = 16, 2
 _CONFIG = synthesis_config.SynthesisConfig(
@@ -230,11 +231,29 @@ class TestCandidates:
         assert self._of(fill=fill) == (fill,)
 
 
-def test_black_borders_without_bounds_are_refused():
-    port = ir.Port("x", "x:0", tf.float32, (4, 16, 16, 3))
-    config = dataclasses.replace(_CONFIG, fill="black")
+def _unbounded(x):
+    """A layer without BN behind it: nothing tells where the input lives."""
+    x = tf.nn.conv2d(tf.tanh(x), _KERNELS[0], 1, "SAME")
+    return tiny_graphs.batch_norm(x, np.zeros(8), np.ones(8))
+
+
+@pytest.mark.parametrize("command", ["quantize_model", "synthesize"])
+def test_black_borders_without_bounds_leave_nothing_behind(command, tmp_path):
+    module = tf.Module()
+    module.function = tf.function(
+        _unbounded,
+        input_signature=[tf.TensorSpec((None, 16, 16, 3), name="x")],
+    )
+    config = config_lib.PipelineConfig(
+        synthesis=dataclasses.replace(_CONFIG, fill="black")
+    )
     with pytest.raises(errors.UserError, match=r"--synthesis=fill.*'x'"):
-        input_space.InputSpace.of(port, input_domain.standard_normal(3), config)
+        getattr(pipeline, command)(
+            module.function.get_concrete_function(),
+            output=tmp_path / "out.npz",
+            config=config,
+        )
+    assert not list(tmp_path.iterdir())
 
 
 class TestDomainWithoutBorders:

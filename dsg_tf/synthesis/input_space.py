@@ -73,14 +73,7 @@ class InputSpace:
         farthest = reach(port, config)
         black = config.fill == "black" and any(farthest)
         if black:
-            seen, domain = domain, whole_images(port, domain, config)
-            if domain is None:
-                raise errors.UserError(
-                    "--synthesis=fill",
-                    got=f"'black' for {port.name!r}: {seen.describe()}",
-                    expected="an input that black borders leave variance to",
-                    remedy="use fill=wrap, or give --input_range",
-                )
+            domain = inside_of_borders(port, domain, config)
         natural = None
         if image and config.initializer == "natural":
             share = natural_images.BRIGHTNESS_SHARE if config.scatter else 0.0
@@ -231,6 +224,27 @@ def whole_images(
         for most, side in zip(farthest, port.shape[1:3], strict=True)
     ]
     return domain.without_borders(1 - kept[0] * kept[1])
+
+
+def inside_of_borders(
+    port: ir.Port,
+    domain: input_domain.InputDomain,
+    config: synthesis_config.SynthesisConfig,
+) -> input_domain.InputDomain:
+    """`whole_images`, of a config that says that borders are black.
+
+    Raises:
+      errors.UserError: no image has such borders.
+    """
+    whole = whole_images(port, domain, config)
+    if whole is None:
+        raise errors.UserError(
+            "--synthesis=fill",
+            got=f"'black' for {port.name!r}: {domain.describe()}",
+            expected="bounds, and variance that black borders leave",
+            remedy="use --synthesis=fill=wrap, or give --input_range",
+        )
+    return whole
 
 
 def reach(
