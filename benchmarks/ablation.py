@@ -10,6 +10,10 @@ has the same steps and the same number of samples, if it does not say otherwise.
 Quantized models are compared with the float model on real images: agreement of
 the best class, and SQNR of the output. These images are set aside for choosing
 defaults; results are not judged on them.
+
+Scores are kept in `--record` as they come, so that a second start goes on where
+the first was stopped. Processes that share it share the work: give each some of
+the seeds, then all seeds to one that prints the table.
 """
 
 from __future__ import annotations
@@ -18,15 +22,25 @@ import dataclasses
 import pathlib
 import re
 import shutil
+import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from absl import app, flags, logging
 
-from benchmarks import cases, ingredients
-from dsg_tf import batch_flags, export_config, files, synthesis_config
+from benchmarks import cases, ingredients, score_record
+from dsg_tf import (
+    batch_flags,
+    cli,
+    errors,
+    export_config,
+    files,
+    fingerprints,
+    progress,
+    synthesis_config,
+)
 from dsg_tf import config as config_lib
 
 _SHARED = flags.DEFINE_string("shared", "../shared", "Models and images.")
@@ -44,6 +58,9 @@ _BITS = flags.DEFINE_list("bits", ["W8A8"], "Widths, e.g. W8A8,W4A8.")
 _STEPS = flags.DEFINE_integer("steps", 300, "Of every variant.", 1)
 _SAMPLES = flags.DEFINE_integer("num_samples", 64, "Of every variant.", 1)
 _IMAGES = flags.DEFINE_integer("images", 500, "Real images to compare on.")
+_RECORD = flags.DEFINE_string(
+    "record", "ablation.jsonl", "Where scores are kept and found again."
+)
 
 
 def compare(scores: np.ndarray, floats: np.ndarray) -> tuple[float, float]:
@@ -55,83 +72,129 @@ def compare(scores: np.ndarray, floats: np.ndarray) -> tuple[float, float]:
 
 
 def score(
-    case: cases.Case,
-    shared: pathlib.Path,
+    model: str,
     synthesis: synthesis_config.SynthesisConfig,
     export_changes: Mapping[str, Any],
-    images: np.ndarray,
-    floats: np.ndarray,
-) -> dict[str, list[tuple[float, float]]]:
-    """By widths, what `compare` finds for each seed."""
-    import dsg_tf
-    from dsg_tf import classifiers
+    judge: Callable[[str], tuple[float, float]],
+) -> dict[str, tuple[float, float]]:
+    """By widths, what `judge` finds of a model quantized with one sample set.
 
-    model = str(shared / case.model)
-    found: dict[str, list[tuple[float, float]]] = {b: [] for b in _BITS.value}
-    for seed in _SEEDS.value:
-        seeded = dataclasses.replace(synthesis, seed=int(seed))
-        settings = config_lib.PipelineConfig(synthesis=seeded)
-        with tempfile.TemporaryDirectory() as folder:
-            samples = pathlib.Path(folder) / "samples.npz"
-            dsg_tf.synthesize(
-                model,
-                output=samples,
-                config=settings,
-                further=settings.verify_samples,
+    Args:
+      model: path of the float model.
+      synthesis: how the samples are made.
+      export_changes: fields of `ExportConfig`, beside those of the recipe.
+      judge: gets the path of a quantized model.
+    """
+    import dsg_tf
+
+    settings = config_lib.PipelineConfig(synthesis=synthesis)
+    found = {}
+    with tempfile.TemporaryDirectory() as folder:
+        samples = pathlib.Path(folder) / "samples.npz"
+        dsg_tf.synthesize(
+            model,
+            output=samples,
+            config=settings,
+            further=settings.verify_samples,
+        )
+        for bits in _BITS.value:
+            widths = batch_flags.widths_apart({"bits": bits})
+            export = export_config.ExportConfig.of(
+                "balanced",
+                **{name: int(value) for name, value in widths.items()},
+                **export_changes,
             )
-            for bits in _BITS.value:
-                widths = batch_flags.widths_apart({"bits": bits})
-                export = export_config.ExportConfig.of(
-                    "balanced",
-                    **{name: int(value) for name, value in widths.items()},
-                    **export_changes,
-                )
-                name = "simulated" if export.simulated else "model.tflite"
-                output = pathlib.Path(folder) / bits / name
-                # Where a run looks for samples of its own.
-                place = files.run_folder(output)
-                place.mkdir(parents=True)
-                shutil.copy(samples, place / "samples.npz")
-                dsg_tf.quantize_model(
-                    model,
-                    output=output,
-                    config=dataclasses.replace(settings, export=export),
-                )
-                predict = classifiers.load_predictor(str(output))
-                found[bits].append(compare(predict(images), floats))
+            name = "simulated" if export.simulated else "model.tflite"
+            output = pathlib.Path(folder) / bits / name
+            # Where a run looks for samples of its own.
+            place = files.run_folder(output)
+            place.mkdir(parents=True)
+            shutil.copy(samples, place / "samples.npz")
+            dsg_tf.quantize_model(
+                model,
+                output=output,
+                config=dataclasses.replace(settings, export=export),
+            )
+            found[bits] = judge(str(output))
     return found
 
 
-def main(argv: list[str]) -> None:
-    del argv
+def table(
+    name: str,
+    rows: Mapping[str, synthesis_config.SynthesisConfig],
+    record: score_record.ScoreRecord,
+) -> Iterator[str]:
+    """Lines of Markdown: a model's scores, mean and spread over the seeds."""
     from dsg_tf import classifiers
 
+    case, shared = cases.CASES[name], pathlib.Path(_SHARED.value)
+    model = str(shared / case.model)
+    images, _ = cases.load_images(case, shared, tuning=True)
+    images = images[: _IMAGES.value]
+    tuning_data = fingerprints.of_path(shared / case.tuning_data)
+    floats = classifiers.load_predictor(model)(images)
+
+    def judge(path: str) -> tuple[float, float]:
+        return compare(classifiers.load_predictor(path)(images), floats)
+
+    basis = {
+        "model": fingerprints.of_path(model),
+        "images": [tuning_data, case.preprocess, len(images)],
+        "bits": _BITS.value,
+    }
+    yield f"\n{case.title}, {len(images)} real images\n"
+    heads = [f"{b} agreement % | {b} SQNR dB" for b in _BITS.value]
+    yield f"| variant | {' | '.join(heads)} |"
+    yield "| --- " * (1 + 2 * len(heads)) + "|"
+    stage = progress.Task(name, len(rows) * len(_SEEDS.value), unit="runs")
+    for title, synthesis in rows.items():
+        changes = ingredients.EXPORTS.get(title, {})
+        scores = []
+        for seed in _SEEDS.value:
+            seeded = dataclasses.replace(synthesis, seed=int(seed))
+            key = record.key(
+                basis | {"synthesis": dataclasses.asdict(seeded)} | changes
+            )
+            found = record.get(key)
+            if found is None:
+                found = score(model, seeded, changes, judge)
+                record.put(key, found)
+                stage.advance()
+            else:
+                stage.skip(1)
+            print(stage.line(f"{title}, seed {seed}"), file=sys.stderr)
+            scores.append(found)
+        cells = [
+            f"{np.mean(values):.1f} ± {np.std(values):.1f}"
+            for bits in _BITS.value
+            for values in zip(*(found[bits] for found in scores), strict=True)
+        ]
+        yield f"| {title} | {' | '.join(cells)} |"
+
+
+def main() -> int:
     logging.set_verbosity(logging.WARNING)
-    shared = pathlib.Path(_SHARED.value)
+    for name in _MODELS.value:
+        if name not in cases.CASES:
+            raise errors.UserError(
+                "--models",
+                got=repr(name),
+                expected=f"of {', '.join(cases.CASES)}",
+            )
     rows = ingredients.variants(
         _STUDY.value, num_samples=_SAMPLES.value, steps=_STEPS.value
     )
+    rows = {
+        title: row
+        for title, row in rows.items()
+        if re.search(_VARIANTS.value, title)
+    }
+    record = score_record.ScoreRecord(_RECORD.value)
     for name in _MODELS.value:
-        case = cases.CASES[name]
-        images, _ = cases.load_images(case, shared, tuning=True)
-        images = images[: _IMAGES.value]
-        floats = classifiers.load_predictor(str(shared / case.model))(images)
-        print(f"\n{case.title}, {len(images)} real images\n")
-        heads = [f"{b} agreement % | {b} SQNR dB" for b in _BITS.value]
-        print(f"| variant | {' | '.join(heads)} |")
-        print("| --- " * (1 + 2 * len(heads)) + "|", flush=True)
-        for title, synthesis in rows.items():
-            if not re.search(_VARIANTS.value, title):
-                continue
-            changes = ingredients.EXPORTS.get(title, {})
-            found = score(case, shared, synthesis, changes, images, floats)
-            cells = [
-                f"{np.mean(values):.1f} ± {np.std(values):.1f}"
-                for pairs in found.values()
-                for values in zip(*pairs, strict=True)
-            ]
-            print(f"| {title} | {' | '.join(cells)} |", flush=True)
+        for line in table(name, rows, record):
+            print(line, flush=True)
+    return 0
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(lambda _: cli.guarded(main))
