@@ -24,7 +24,7 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -69,6 +69,12 @@ def compare(scores: np.ndarray, floats: np.ndarray) -> tuple[float, float]:
     noise = np.mean((scores - floats).astype(np.float64) ** 2)
     signal = np.mean(floats.astype(np.float64) ** 2)
     return 100 * float(same.mean()), 10 * float(np.log10(signal / noise))
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean and deviation; of one value no deviation, which would be a lie."""
+    mean = f"{np.mean(values):.1f}"
+    return f"{mean} ± {np.std(values):.1f}" if len(values) > 1 else mean
 
 
 def score(
@@ -165,7 +171,7 @@ def table(
             print(stage.line(f"{title}, seed {seed}"), file=sys.stderr)
             scores.append(found)
         cells = [
-            f"{np.mean(values):.1f} ± {np.std(values):.1f}"
+            spread(values)
             for bits in _BITS.value
             for values in zip(*(found[bits] for found in scores), strict=True)
         ]
