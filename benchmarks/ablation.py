@@ -178,23 +178,38 @@ def table(
         yield f"| {title} | {' | '.join(cells)} |"
 
 
+def _wanted(title: str) -> bool:
+    try:
+        return bool(re.search(_VARIANTS.value, title))
+    except re.error as error:
+        raise errors.UserError(
+            "--variants",
+            got=f"{_VARIANTS.value!r} ({error})",
+            expected="a regular expression",
+        ) from error
+
+
 def main() -> int:
     logging.set_verbosity(logging.WARNING)
+    known = [name for name, case in cases.CASES.items() if case.tuning_data]
     for name in _MODELS.value:
-        if name not in cases.CASES:
+        if name not in known:
             raise errors.UserError(
                 "--models",
                 got=repr(name),
-                expected=f"of {', '.join(cases.CASES)}",
+                expected=f"models with images to choose on: {', '.join(known)}",
+            )
+    for bits in _BITS.value:
+        batch_flags.widths_apart({"bits": bits})
+    for seed in _SEEDS.value:
+        if not seed.isdecimal():
+            raise errors.UserError(
+                "--seeds", got=repr(seed), expected="whole numbers, e.g. 0,1"
             )
     rows = ingredients.variants(
         _STUDY.value, num_samples=_SAMPLES.value, steps=_STEPS.value
     )
-    rows = {
-        title: row
-        for title, row in rows.items()
-        if re.search(_VARIANTS.value, title)
-    }
+    rows = {t: row for t, row in rows.items() if _wanted(t)}
     record = score_record.ScoreRecord(_RECORD.value)
     for name in _MODELS.value:
         for line in table(name, rows, record):

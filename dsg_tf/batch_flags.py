@@ -145,24 +145,33 @@ def widths_apart(point: Mapping[str, str]) -> dict[str, str]:
     Example:
       >>> widths_apart({"bits": "W4A8", "seed": "0"})
       {'weight_bits': '4', 'activation_bits': '8', 'seed': '0'}
+
+    Raises:
+      errors.UserError: `bits` is no such text.
     """
     apart: dict[str, str] = {}
     for name, value in point.items():
         if name == "bits":
-            apart |= zip(_WIDTHS, _BITS.fullmatch(value).groups(), strict=True)
+            apart |= zip(_WIDTHS, _widths(value), strict=True)
         else:
             apart[name] = value
     return apart
 
 
+def _widths(text: str) -> tuple[str, str]:
+    match = _BITS.fullmatch(text)
+    if match is None:
+        raise errors.UserError(
+            "--bits",
+            got=repr(text),
+            expected="W<2..8>A<bits of activations>, e.g. W4A8",
+        )
+    return match[1], match[2]
+
+
 def _check_bits(values: flags.FlagValues) -> None:
     for text in values.bits:
-        if not _BITS.fullmatch(text):
-            raise errors.UserError(
-                "--bits",
-                got=repr(text),
-                expected="W<2..8>A<bits of activations>, e.g. W4A8",
-            )
+        _widths(text)
     for name in _WIDTHS:
         if values.bits and values[name].value:
             raise errors.UserError(
