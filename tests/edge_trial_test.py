@@ -37,8 +37,8 @@ def _whole_images(count=256):
     rng = np.random.default_rng(1)
     shape = (count, _SIDE, _SIDE, 3)
     natural = natural_images.NaturalImages.of(shape[1:], brightness_share=0.25)
-    noise = natural_images.white(rng, shape, scatter=True)
-    images = natural(natural.coefficients(noise)).numpy()
+    noise = natural.coefficients(natural_images.white(rng, shape))
+    images = natural(natural.scattered(rng, noise)).numpy()
     return np.clip(images * 0.5 - 0.1, -1, 1).astype(np.float32)
 
 

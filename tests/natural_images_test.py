@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -16,9 +18,11 @@ _SIZES = pytest.mark.parametrize(
 def _images(*size, count=4, channels=3, seed=0, scatter=False, **options):
     shape = (count, *size, channels)
     rng = np.random.default_rng(seed)
-    noise = natural_images.white(rng, shape, scatter=scatter)
     natural = natural_images.NaturalImages.of(shape, **options)
-    return natural(natural.coefficients(noise)).numpy().astype(np.float64)
+    coefficients = natural.coefficients(natural_images.white(rng, shape))
+    if scatter:
+        coefficients = natural.scattered(rng, coefficients)
+    return natural(coefficients).numpy().astype(np.float64)
 
 
 @_SIZES
@@ -41,8 +45,10 @@ def test_brightness_has_its_share_of_the_variance(share):
 
 
 def test_contrast_varies_and_brightness_is_balanced_over_a_batch():
-    plain = _images(64, 64, count=1024)
-    varied = _images(64, 64, count=1024, scatter=True)
+    plain, varied = (
+        _scattered(count=1024, exponent_deviation=0.0, scatter=scatter)
+        for scatter in (False, True)
+    )
     brightness = varied.mean((1, 2))
     np.testing.assert_allclose(brightness.mean(0), 0.0, atol=1e-5)
     np.testing.assert_allclose(
@@ -56,6 +62,36 @@ def test_contrast_varies_and_brightness_is_balanced_over_a_batch():
     )
 
 
+def test_exponents_vary_and_are_balanced_over_a_batch():
+    images = _scattered(count=256, exponent_deviation=0.25)
+    frequency = np.hypot(np.fft.fftfreq(64)[:, None], np.fft.fftfreq(64)[None])
+    inside = (frequency > 2 / 64) & (frequency < 0.5)
+    power = np.abs(np.fft.fft2(images, axes=(1, 2))) ** 2
+    power = np.log(power.mean(3)[:, inside])
+    slopes = np.polyfit(np.log(frequency[inside]), power.T, 1)[0]
+    expected = natural_images.NaturalImages.of(
+        (64, 64, 3), exponent_deviation=0.25
+    ).exponent
+    # A periodogram's slope has an error of 0.02.
+    assert np.mean(slopes) / -2 == pytest.approx(expected, abs=0.02)
+    # Of 256 values: 4.4 %; three of them.
+    assert np.std(slopes) / 2 == pytest.approx(0.25, rel=0.14)
+
+
+def _scattered(*, count, exponent_deviation, scatter=True):
+    shape = (count, 64, 64, 3)
+    rng = np.random.default_rng(0)
+    natural = natural_images.NaturalImages.of(
+        shape, exponent_deviation=exponent_deviation
+    )
+    coefficients = natural.coefficients(natural_images.white(rng, shape))
+    if scatter:
+        coefficients = natural.scattered(
+            rng, coefficients, exponent_deviation=exponent_deviation
+        )
+    return natural(coefficients).numpy().astype(np.float64)
+
+
 def test_white_is_float32_white_noise():
     noise = natural_images.white(np.random.default_rng(0), (64, 16, 16, 3))
     assert noise.dtype == np.float32
@@ -66,15 +102,18 @@ def test_white_is_float32_white_noise():
     assert abs(np.mean(noise[:, 1:] * noise[:, :-1])) < 0.023
 
 
+@pytest.mark.parametrize("scatter", [False, True], ids=["alike", "scattered"])
 @pytest.mark.parametrize("share", [0.0, 0.25])
 @pytest.mark.parametrize("correlation", [0.5, 0.85, 0.95])
-def test_neighbours_correlate_as_asked(correlation, share):
+def test_neighbours_correlate_as_asked(correlation, share, scatter):
     images = _images(
         32,
         24,
         count=1024,
         neighbour_correlation=correlation,
         brightness_share=share,
+        scatter=scatter,
+        exponent_deviation=scatter * natural_images.EXPONENT_DEVIATION,
     )
     pairs = [
         images[:, 1:] * images[:, :-1],
@@ -123,10 +162,9 @@ def test_coefficients_of_white_noise_are_white(size):
 @_SIZES
 def test_without_gain_or_mixing_the_map_is_the_inverse_transform(size):
     noise = natural_images.white(np.random.default_rng(0), (2, *size, 3))
+    # All frequencies alike: white, with the mean's own share.
     natural = natural_images.NaturalImages(
-        size,
-        np.ones((size[0], size[1] // 2 + 1), np.float32),
-        np.eye(3, dtype=np.float32),
+        size, 0.0, 1 / math.prod(size), np.eye(3, dtype=np.float32)
     )
     images = natural(natural.coefficients(noise)).numpy()
     np.testing.assert_allclose(images, noise, atol=1e-5)
@@ -159,8 +197,13 @@ def test_is_a_function_of_the_seed(scatter):
 
 def test_images_of_one_pixel_and_flat_noise_are_possible():
     assert _images(1, 1, count=8, channels=1).std() > 0
-    alone = _images(8, 8, count=1, scatter=True)
-    assert np.isfinite(alone).all()
-    noise = natural_images.white(np.random.default_rng(0), (4, 6), scatter=True)
-    assert noise.shape == (4, 6)
-    assert np.isfinite(noise).all()
+    for size in ((1, 1), (8, 8)):
+        alone = _images(*size, count=1, scatter=True)
+        assert np.isfinite(alone).all()
+    rng = np.random.default_rng(0)
+    natural = natural_images.NaturalImages.of((8, 8, 3), brightness_share=0.0)
+    noise = natural.coefficients(natural_images.white(rng, (4, 8, 8, 3)))
+    varied = natural.scattered(rng, noise)
+    assert np.isfinite(varied).all()
+    means = natural(varied).numpy().mean((1, 2))
+    np.testing.assert_allclose(means, 0.0, atol=1e-6)

@@ -31,7 +31,8 @@ class InputSpace:
         as such; else they start as white noise.
       spectral: whether the variables are coefficients before that map; else
         they are the samples, in deviations.
-      scatter: whether images start with brightness and contrast of their own.
+      scatter: whether images start with brightness, contrast and sharpness of
+        their own.
       is_image: whether it looks like an image.
       reach: largest shift that the network sees it under, in positions of
         height and width.
@@ -76,12 +77,14 @@ class InputSpace:
             domain = inside_of_borders(port, domain, config)
         natural = None
         if image and config.initializer == "natural":
-            share = natural_images.BRIGHTNESS_SHARE if config.scatter else 0.0
             natural = natural_images.NaturalImages.of(
                 port.shape,
                 channel_correlation=domain.channel_correlation,
                 neighbour_correlation=domain.neighbour_correlation,
-                brightness_share=share,
+                brightness_share=config.scatter
+                * natural_images.BRIGHTNESS_SHARE,
+                exponent_deviation=config.scatter
+                * natural_images.EXPONENT_DEVIATION,
             )
         return cls(
             shape=tuple(port.shape),
@@ -118,10 +121,12 @@ class InputSpace:
 
     def initial(self, rng: np.random.Generator) -> np.ndarray:
         """Where the variables start, float32."""
-        noise = natural_images.white(rng, self.shape, scatter=self.scatter)
+        noise = natural_images.white(rng, self.shape)
         if self.natural is None:
             return self.project(noise)
         coefficients = self.natural.coefficients(noise)
+        if self.scatter:
+            coefficients = self.natural.scattered(rng, coefficients)
         if self.spectral:
             return coefficients
         return self.project(self.natural(coefficients).numpy())

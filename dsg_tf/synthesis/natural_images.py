@@ -2,8 +2,8 @@
 
 Three things are alike in photographs of all kinds: amplitudes fall with
 frequency, about as 1/f; colour channels share most of what they show; and
-images differ in brightness and contrast. A linear map gives white noise the
-first two, and where samples start gives them the third. Samples that are
+images differ in brightness, contrast and sharpness. A linear map gives white
+noise the first two, and `NaturalImages.scattered` the third. Samples that are
 optimised before the map, as coefficients of the noise, also *move* as images
 do: a step of an optimiser that treats all coefficients alike changes each
 frequency in proportion to what images have of it, and not each pixel by itself.
@@ -18,6 +18,7 @@ References:
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 
@@ -29,10 +30,14 @@ import tensorflow as tf
 BRIGHTNESS_SHARE = 0.25
 # Deviation of an image's deviation, relative to its mean; the same.
 CONTRAST_VARIATION = 0.3
+# Deviation of an image's exponent of amplitudes; the same.
+EXPONENT_DEVIATION = 0.25
 # Exponents of amplitudes are between 0, white, and this; photographs have 0.8
 # to 1.5.
 _STEEPEST = 2.0
 _BISECTIONS = 30
+# Points of the quadrature over the exponents of images.
+_QUADRATURE = 7
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -44,13 +49,16 @@ class NaturalImages:
 
     Attributes:
       size: (H, W).
-      gain: float32 (H, W // 2 + 1), by frequency.
+      exponent: e of the amplitudes, 1/f^e.
+      brightness_share: of the variance, what differs between the means of
+        images, 0..1.
       mixing: float32 (C, C), symmetric: its square is the correlation of the
         channels.
     """
 
     size: tuple[int, int]
-    gain: np.ndarray
+    exponent: float
+    brightness_share: float
     mixing: np.ndarray
 
     @classmethod
@@ -61,6 +69,7 @@ class NaturalImages:
         channel_correlation: float = 0.9,
         neighbour_correlation: float = 0.9,
         brightness_share: float = BRIGHTNESS_SHARE,
+        exponent_deviation: float = 0.0,
     ) -> NaturalImages:
         """The map to images of deviation 1 over all of them.
 
@@ -71,19 +80,31 @@ class NaturalImages:
             steepness e of the amplitudes, 1/f^e, is chosen by.
           brightness_share: of the variance, what differs between the means of
             images; 0 gives all of them mean 0.
+          exponent_deviation: of e over the images that neighbours are to
+            correlate in; see `scattered`.
         """
         height, width, channels = shape[-3:]
-        power = _power((height, width), neighbour_correlation, brightness_share)
-        gain = np.sqrt(power * height * width)
+        exponent = _exponent(
+            (height, width),
+            neighbour_correlation,
+            brightness_share,
+            exponent_deviation,
+        )
         wanted = np.full((channels, channels), channel_correlation)
         np.fill_diagonal(wanted, 1.0)
         values, vectors = np.linalg.eigh(wanted)
         roots = np.sqrt(np.maximum(values, 0.0))
         return cls(
             (height, width),
-            gain[:, : width // 2 + 1].astype(np.float32),
+            exponent,
+            brightness_share,
             ((vectors * roots) @ vectors.T).astype(np.float32),
         )
+
+    @functools.cached_property
+    def gain(self) -> np.ndarray:
+        """Amplitudes by frequency, float32 (H, W // 2 + 1)."""
+        return self._gains(np.asarray(self.exponent))
 
     def __call__(self, coefficients: tf.Tensor) -> tf.Tensor:
         """The images of white noise, float32 (B, H, W, C), with a gradient.
@@ -109,63 +130,97 @@ class NaturalImages:
         pairs = np.stack([spectrum.real, spectrum.imag], axis=-1)
         return pairs.astype(np.float32)
 
+    def scattered(
+        self,
+        rng: np.random.Generator,
+        coefficients: np.ndarray,
+        *,
+        exponent_deviation: float = EXPONENT_DEVIATION,
+    ) -> np.ndarray:
+        """Coefficients of images that differ as photographs do.
 
-def _power(
-    size: tuple[int, int], neighbour_correlation: float, brightness_share: float
+        Each image gets a contrast and an exponent of its own. A batch is to
+        have the moments of all images, so that what it has of brightness,
+        contrast and exponents is balanced.
+
+        Args:
+          rng: the source of randomness.
+          coefficients: of white noise, float32 (B, C, H, W // 2 + 1, 2).
+          exponent_deviation: of the images' exponents.
+        """
+        count = len(coefficients)
+        contrast = np.exp(_LOG_CONTRAST * rng.standard_normal(count))
+        exponents = exponent_deviation * rng.standard_normal(count)
+        brightness = coefficients[:, :, 0, 0, 0].astype(np.float64)
+        contrast /= np.sqrt(np.mean(contrast**2))
+        if count > 1:
+            exponents -= exponents.mean()
+            brightness -= brightness.mean(0)
+            brightness /= np.maximum(brightness.std(0), 1e-12)
+        gains = self._gains(self.exponent + exponents)
+        # An amplitude of 0, which brightness may have, stays one.
+        gains = gains / np.where(self.gain > 0, self.gain, 1.0)
+        varied = (
+            coefficients
+            * (contrast[:, None, None] * gains)[:, None, :, :, None]
+        )
+        varied[:, :, 0, 0, 0] = brightness
+        return varied.astype(np.float32)
+
+    def _gains(self, exponents: np.ndarray) -> np.ndarray:
+        """Amplitudes of images, float32 (..., H, W // 2 + 1)."""
+        shares = _shares(self.size, exponents, self.brightness_share)
+        gains = np.sqrt(shares * math.prod(self.size))
+        return gains[..., : self.size[1] // 2 + 1].astype(np.float32)
+
+
+# Of the logarithm of an image's contrast, which is log-normal.
+_LOG_CONTRAST = math.sqrt(math.log1p(CONTRAST_VARIATION**2))
+
+
+def _shares(
+    size: tuple[int, int], exponents: np.ndarray, brightness_share: float
 ) -> np.ndarray:
-    """Shares of an image's variance by frequency, float64 (H, W); sum 1.
-
-    They fall as f^(-2e); the correlation of neighbours, which is that of the
-    shares' transform, rises with e.
-    """
+    """Shares of images' variance by frequency, float64 (..., H, W); sum 1."""
     down, right = (np.fft.fftfreq(n) for n in size)
     frequency = np.hypot(down[:, None], right[None])
     # The lowest ones are alike: images are parts of larger scenes.
     frequency = np.maximum(frequency, 1 / max(size))
-    cosines = np.cos(2 * np.pi * down)[:, None] + np.cos(2 * np.pi * right)
+    power = frequency ** (-2 * exponents[..., None, None])
+    power[..., 0, 0] = 0.0
+    total = power.sum((-2, -1), keepdims=True)
+    power *= (1 - brightness_share) / np.maximum(total, 1e-30)
+    power[..., 0, 0] = brightness_share
+    return power
 
-    def shares(exponent: float) -> np.ndarray:
-        power = frequency ** (-2 * exponent)
-        power[0, 0] = 0.0
-        power *= (1 - brightness_share) / max(power.sum(), 1e-30)
-        power[0, 0] = brightness_share
-        return power
 
+def _exponent(
+    size: tuple[int, int],
+    neighbour_correlation: float,
+    brightness_share: float,
+    deviation: float,
+) -> float:
+    """The mean exponent by which neighbours correlate as they should.
+
+    Their correlation, which is that of the transform of the variance's shares,
+    rises with the exponent.
+    """
+    down, right = (np.cos(2 * np.pi * np.fft.fftfreq(n)) for n in size)
+    cosines = (down[:, None] + right) / 2
+    points, weights = np.polynomial.hermite_e.hermegauss(_QUADRATURE)
+    weights = weights / weights.sum()
     low, high = 0.0, _STEEPEST
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
-        correlation = float((shares(middle) * cosines).sum()) / 2
+        shares = _shares(size, middle + deviation * points, brightness_share)
+        correlation = weights @ (shares * cosines).sum((-2, -1))
         if correlation < neighbour_correlation:
             low = middle
         else:
             high = middle
-    return shares((low + high) / 2)
+    return (low + high) / 2
 
 
-def white(
-    rng: np.random.Generator, shape: Sequence[int], *, scatter: bool = False
-) -> np.ndarray:
-    """White noise, float32 of mean 0 and deviation 1.
-
-    Args:
-      rng: the source of randomness.
-      shape: (B, ...).
-      scatter: give samples a contrast each, and have what makes their means
-        balanced over the batch: a batch is to have the moments of all images.
-    """
-    noise = rng.standard_normal(shape, np.float32)
-    if not scatter:
-        return noise
-    axes = tuple(range(1, noise.ndim - 1))
-    mean = noise.mean(axes, keepdims=True)
-    varying = noise - mean
-    # Log-normal.
-    spread = math.sqrt(math.log1p(CONTRAST_VARIATION**2))
-    drawn = rng.standard_normal((len(noise), *([1] * (noise.ndim - 1))))
-    contrast = np.exp(spread * drawn)
-    contrast /= np.sqrt(np.mean(contrast**2))
-    if len(noise) > 1:
-        expected = math.sqrt(1 / math.prod(noise.shape[1:-1]))
-        mean -= mean.mean(0)
-        mean *= expected / np.maximum(mean.std(0), 1e-12)
-    return (mean + varying * contrast).astype(np.float32)
+def white(rng: np.random.Generator, shape: Sequence[int]) -> np.ndarray:
+    """White noise, float32 (B, ...) of mean 0 and deviation 1."""
+    return rng.standard_normal(shape, np.float32)
