@@ -36,7 +36,12 @@ _LADDER: dict[str, dict[str, Any]] = {
         "scatter": True,
         "slack_source": "natural",
     },
-    "+ edges found out (the default)": {"fill": "auto"},
+    "+ edges found out": {"fill": "auto"},
+    # All moments then have half of their weight, and so have the labels.
+    "+ a tenth of the samples' moments (the default)": {
+        "sample_weight": 0.1,
+        "label_weight": 0.5,
+    },
     "spectrum": {"basis": "spectrum"},
 }
 
@@ -46,8 +51,10 @@ _WITHOUT: dict[str, dict[str, Any]] = {
     "no bias correction": {},
     "no labels": {"label_weight": 0.0},
     "label temperature 1": {"label_temperature": 1.0},
-    "no batch moments": {"batch_weight": 0.0},
+    "no batch moments": {"batch_weight": 0.0, "sample_weight": 1.0},
     "no sample moments": {"sample_weight": 0.0},
+    "all of the samples' moments": {"sample_weight": 1.0},
+    "twice the weight of labels": {"label_weight": 1.0},
     "no LSE": {"layerwise_enhancement": False},
     "no normalisation": {"normalize_loss": False},
     "no scatter": {"scatter": False},
@@ -68,10 +75,13 @@ _WITHOUT: dict[str, dict[str, Any]] = {
 # Of a row, in fields of ExportConfig.
 EXPORTS = {"no bias correction": {"bias_correction": "none"}}
 
+# What has slack are the samples' moments: here at the papers' weight.
+_FULL_WEIGHT = {"sample_weight": 1.0, "label_weight": 1.0}
 _SLACK: dict[str, dict[str, Any]] = {
-    "none": {"slack_percentile": 0.0},
+    "none": {"slack_percentile": 0.0, **_FULL_WEIGHT},
     **{
         f"{source}, {percentile:g}": {
+            **_FULL_WEIGHT,
             "slack_source": source,
             "slack_percentile": percentile,
         }

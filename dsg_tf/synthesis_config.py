@@ -45,8 +45,8 @@ class SynthesisConfig:
       basis: what of natural images is optimised: `pixels`, or `spectrum`, the
         coefficients of the noise that they are made of
         (`synthesis.natural_images`).
-      scatter: whether natural images start with brightness and contrast of
-        their own.
+      scatter: whether natural images start with brightness, contrast and
+        sharpness of their own.
       use_domain: start from the input domain's mean and deviation; otherwise
         from N(0, 1) in the model's input units.
       keep_domain: bring samples back into the domain's bounds at each step.
@@ -59,7 +59,8 @@ class SynthesisConfig:
       mirror: it sees half of the colour images (3 or 4 channels) mirrored,
         left for right.
       normalize_loss: divide distances by sigma and by the number of channels.
-      sample_weight: weight of the moments of each sample.
+      sample_weight: weight of the moments of each sample, which pull samples
+        together where those of the batch let them differ.
       batch_weight: weight of the moments of the whole batch.
       slack_percentile: DSG's SDA: the percentile, 0..1, of noise probes'
         distances that becomes the margin (section 3.2); 0 turns SDA off.
@@ -94,14 +95,14 @@ class SynthesisConfig:
     fill: str = "auto"
     mirror: bool = True
     normalize_loss: bool = True
-    sample_weight: float = 1.0
+    sample_weight: float = 0.1
     batch_weight: float = 1.0
     slack_percentile: float = 0.9
     slack_probes: int = 256
     slack_source: str = "natural"
     layerwise_enhancement: bool = True
     input_weight: float = 0.0
-    label_weight: float = 1.0
+    label_weight: float = 0.5
     label_temperature: float = 3.0
     spread_weight: float = 0.1
     prior_weight: float = 0.0

@@ -52,7 +52,7 @@ _FOLDER = pathlib.Path(__file__).absolute().parent
 _PICTURES = {1: figures.HISTOGRAMS, 2: figures.BOXES}
 # Flagfiles that others change.
 _BEFORE = {"table2": ("table1",), "figures": ("table1",)}
-# Weights that the switches stand for; the weight of labels is DSG's own.
+# Weights that the switches stand for, one for all methods.
 _LABEL_WEIGHT, _PRIOR_WEIGHT = 1.0, 0.1
 
 _OWN = ("table", "figure", "labels", "image_prior")
