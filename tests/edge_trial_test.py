@@ -36,7 +36,9 @@ def _whole_images(count=256):
     """Natural images in [-1, 1], of mean -0.1 and deviation 0.5."""
     rng = np.random.default_rng(1)
     shape = (count, _SIDE, _SIDE, 3)
-    natural = natural_images.NaturalImages.of(shape[1:], brightness_share=0.25)
+    natural = natural_images.NaturalImages.of(
+        shape[1:], exponent_deviation=natural_images.EXPONENT_DEVIATION
+    )
     noise = natural.coefficients(natural_images.white(rng, shape))
     images = natural(natural.scattered(rng, noise)).numpy()
     return np.clip(images * 0.5 - 0.1, -1, 1).astype(np.float32)

@@ -46,7 +46,7 @@ def test_brightness_has_its_share_of_the_variance(share):
 
 def test_contrast_varies_and_brightness_is_balanced_over_a_batch():
     plain, varied = (
-        _scattered(count=1024, exponent_deviation=0.0, scatter=scatter)
+        _images(64, 64, count=1024, scatter=scatter)
         for scatter in (False, True)
     )
     brightness = varied.mean((1, 2))
@@ -63,7 +63,7 @@ def test_contrast_varies_and_brightness_is_balanced_over_a_batch():
 
 
 def test_exponents_vary_and_are_balanced_over_a_batch():
-    images = _scattered(count=256, exponent_deviation=0.25)
+    images = _images(64, 64, count=256, scatter=True, exponent_deviation=0.25)
     frequency = np.hypot(np.fft.fftfreq(64)[:, None], np.fft.fftfreq(64)[None])
     inside = (frequency > 2 / 64) & (frequency < 0.5)
     power = np.abs(np.fft.fft2(images, axes=(1, 2))) ** 2
@@ -76,20 +76,6 @@ def test_exponents_vary_and_are_balanced_over_a_batch():
     assert np.mean(slopes) / -2 == pytest.approx(expected, abs=0.02)
     # Of 256 values: 4.4 %; three of them.
     assert np.std(slopes) / 2 == pytest.approx(0.25, rel=0.14)
-
-
-def _scattered(*, count, exponent_deviation, scatter=True):
-    shape = (count, 64, 64, 3)
-    rng = np.random.default_rng(0)
-    natural = natural_images.NaturalImages.of(
-        shape, exponent_deviation=exponent_deviation
-    )
-    coefficients = natural.coefficients(natural_images.white(rng, shape))
-    if scatter:
-        coefficients = natural.scattered(
-            rng, coefficients, exponent_deviation=exponent_deviation
-        )
-    return natural(coefficients).numpy().astype(np.float64)
 
 
 def test_white_is_float32_white_noise():
@@ -164,7 +150,7 @@ def test_without_gain_or_mixing_the_map_is_the_inverse_transform(size):
     noise = natural_images.white(np.random.default_rng(0), (2, *size, 3))
     # All frequencies alike: white, with the mean's own share.
     natural = natural_images.NaturalImages(
-        size, 0.0, 1 / math.prod(size), np.eye(3, dtype=np.float32)
+        size, 0.0, 0.0, 1 / math.prod(size), np.eye(3, dtype=np.float32)
     )
     images = natural(natural.coefficients(noise)).numpy()
     np.testing.assert_allclose(images, noise, atol=1e-5)
@@ -195,7 +181,7 @@ def test_is_a_function_of_the_seed(scatter):
     assert draw(3) != draw(4)
 
 
-def test_images_of_one_pixel_and_flat_noise_are_possible():
+def test_images_of_one_pixel_and_of_one_brightness_are_possible():
     assert _images(1, 1, count=8, channels=1).std() > 0
     for size in ((1, 1), (8, 8)):
         alone = _images(*size, count=1, scatter=True)

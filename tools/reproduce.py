@@ -82,8 +82,8 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_bool(
         "labels",
         None,
-        "Draw samples to classes, or not; default: as the table has it, else"
-        " DSG does and ZeroQ does not.",
+        "Draw samples to classes, with weight 1 for every method, or not;"
+        " default: as the table has it, else DSG does and ZeroQ does not.",
         flag_values=values,
     )
     flags.DEFINE_bool(

@@ -30,6 +30,8 @@ import tensorflow as tf
 BRIGHTNESS_SHARE = 0.25
 # Deviation of an image's deviation, relative to its mean; the same.
 CONTRAST_VARIATION = 0.3
+# Contrasts are log-normal: the deviation of their logarithm.
+_LOG_CONTRAST = math.sqrt(math.log1p(CONTRAST_VARIATION**2))
 # Deviation of an image's exponent of amplitudes; the same.
 EXPONENT_DEVIATION = 0.25
 # Exponents of amplitudes are between 0, white, and this; photographs have 0.8
@@ -49,7 +51,8 @@ class NaturalImages:
 
     Attributes:
       size: (H, W).
-      exponent: e of the amplitudes, 1/f^e.
+      exponent: e of the amplitudes, 1/f^e; of images that differ, the mean.
+      exponent_deviation: of e over images that are `scattered`.
       brightness_share: of the variance, what differs between the means of
         images, 0..1.
       mixing: float32 (C, C), symmetric: its square is the correlation of the
@@ -58,6 +61,7 @@ class NaturalImages:
 
     size: tuple[int, int]
     exponent: float
+    exponent_deviation: float
     brightness_share: float
     mixing: np.ndarray
 
@@ -80,8 +84,8 @@ class NaturalImages:
             steepness e of the amplitudes, 1/f^e, is chosen by.
           brightness_share: of the variance, what differs between the means of
             images; 0 gives all of them mean 0.
-          exponent_deviation: of e over the images that neighbours are to
-            correlate in; see `scattered`.
+          exponent_deviation: of e, where images are to be `scattered`;
+            neighbours correlate as asked over all of them.
         """
         height, width, channels = shape[-3:]
         exponent = _exponent(
@@ -97,6 +101,7 @@ class NaturalImages:
         return cls(
             (height, width),
             exponent,
+            exponent_deviation,
             brightness_share,
             ((vectors * roots) @ vectors.T).astype(np.float32),
         )
@@ -131,11 +136,7 @@ class NaturalImages:
         return pairs.astype(np.float32)
 
     def scattered(
-        self,
-        rng: np.random.Generator,
-        coefficients: np.ndarray,
-        *,
-        exponent_deviation: float = EXPONENT_DEVIATION,
+        self, rng: np.random.Generator, coefficients: np.ndarray
     ) -> np.ndarray:
         """Coefficients of images that differ as photographs do.
 
@@ -146,11 +147,10 @@ class NaturalImages:
         Args:
           rng: the source of randomness.
           coefficients: of white noise, float32 (B, C, H, W // 2 + 1, 2).
-          exponent_deviation: of the images' exponents.
         """
         count = len(coefficients)
         contrast = np.exp(_LOG_CONTRAST * rng.standard_normal(count))
-        exponents = exponent_deviation * rng.standard_normal(count)
+        exponents = self.exponent_deviation * rng.standard_normal(count)
         brightness = coefficients[:, :, 0, 0, 0].astype(np.float64)
         contrast /= np.sqrt(np.mean(contrast**2))
         if count > 1:
@@ -172,10 +172,6 @@ class NaturalImages:
         shares = _shares(self.size, exponents, self.brightness_share)
         gains = np.sqrt(shares * math.prod(self.size))
         return gains[..., : self.size[1] // 2 + 1].astype(np.float32)
-
-
-# Of the logarithm of an image's contrast, which is log-normal.
-_LOG_CONTRAST = math.sqrt(math.log1p(CONTRAST_VARIATION**2))
 
 
 def _shares(
