@@ -7,7 +7,6 @@ here once, and each command line has it put into flags of its own.
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -60,135 +59,217 @@ GROUPS = {
 
 def define(values: flags.FlagValues) -> None:
     """Defines every flag of `dsg_tf.quantize`."""
-    string = functools.partial(flags.DEFINE_string, flag_values=values)
-    items = functools.partial(flags.DEFINE_list, flag_values=values)
-    repeated = functools.partial(flags.DEFINE_multi_string, flag_values=values)
-    switch = functools.partial(flags.DEFINE_bool, flag_values=values)
-    integer = functools.partial(flags.DEFINE_integer, flag_values=values)
-    number = functools.partial(flags.DEFINE_float, flag_values=values)
+    _define_model(values)
+    _define_samples(values)
+    _define_quantization(values)
+    _define_output(values)
+    _define_verification(values)
 
-    string("saved_model", None, "SavedModel folder, .keras or .h5 file.")
-    string(
-        "signature", "", "Signature of a SavedModel; default: serving_default."
+
+def _define_model(values: flags.FlagValues) -> None:
+    flags.DEFINE_string(
+        "saved_model",
+        None,
+        "SavedModel folder, .keras or .h5 file.",
+        flag_values=values,
     )
-    items(
+    flags.DEFINE_string(
+        "signature",
+        "",
+        "Signature of a SavedModel; default: serving_default.",
+        flag_values=values,
+    )
+    flags.DEFINE_list(
         "tags",
         [],
         "Tags of a SavedModel's graph; default: the only one there is.",
+        flag_values=values,
     )
-    repeated(
+    flags.DEFINE_multi_string(
         "input_shape",
         [],
         "Shape of one sample where the model leaves it open: 224,224,3; with"
         " several inputs NAME=49,10,1, repeated.",
+        flag_values=values,
     )
-    items(
+    flags.DEFINE_list(
         "input_range",
         [],
         "LOW,HIGH of the input values; default: recovered from the model.",
+        flag_values=values,
     )
-    switch(
+    flags.DEFINE_bool(
         "allow_unsafe_ops",
         False,
         "Accept a model whose graph reads or writes files or calls Python.",
+        flag_values=values,
     )
-    string(
+
+
+def _define_samples(values: flags.FlagValues) -> None:
+    flags.DEFINE_string(
         "method",
         "dsg",
         f"How samples are made: {', '.join(synthesis_config.METHODS)}.",
+        flag_values=values,
     )
-    integer(
-        "num_samples", None, "Samples to calibrate with; default: the method's."
+    flags.DEFINE_integer(
+        "num_samples",
+        None,
+        "Samples to calibrate with; default: the method's.",
+        flag_values=values,
     )
-    integer(
-        "batch_size", None, "Samples optimised together; default: the method's."
+    flags.DEFINE_integer(
+        "batch_size",
+        None,
+        "Samples optimised together; default: the method's.",
+        flag_values=values,
     )
-    integer("steps", None, "Optimiser steps per batch; default: the method's.")
-    integer("seed", 0, "Seed of all randomness.")
-    repeated(
+    flags.DEFINE_integer(
+        "steps",
+        None,
+        "Optimiser steps per batch; default: the method's.",
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "seed", 0, "Seed of all randomness.", flag_values=values
+    )
+    flags.DEFINE_multi_string(
         "synthesis",
         [],
         "Any other field of SynthesisConfig as NAME=VALUE, repeated.",
+        flag_values=values,
     )
-    string(
+    flags.DEFINE_string(
         "samples",
         "",
         "Your own samples (.npz, .npy), or a samples.npz of an earlier run;"
         " nothing is synthesised then.",
+        flag_values=values,
     )
-    string(
-        "output",
-        "",
-        "The .tflite to write, in this folder by default and named after the"
-        " model and the widths. All else of the run goes to <output>.run/.",
-    )
-    string(
-        "exporter",
-        "litert",
-        "litert (LiteRT Quantizer, our ranges) or tflite_converter (samples as"
-        " representative dataset).",
-    )
-    string(
-        "range_method",
-        None,
-        f"Activation ranges: {', '.join(export_config.RANGE_METHODS)}; default:"
-        " minmax, below 8 bits the recipe's.",
-    )
-    string(
-        "io_type",
-        "float32",
-        f"Type of inputs and outputs: {', '.join(export_config.IO_TYPES)}.",
-    )
-    string(
+
+
+def _define_quantization(values: flags.FlagValues) -> None:
+    flags.DEFINE_string(
         "recipe",
         "balanced",
         "fast (rounds to nearest), balanced (equalizes and learns rounding"
         " where it pays) or best (always learns rounding); flags below override"
         " it.",
+        flag_values=values,
     )
-    integer("weight_bits", 8, "Bits of weights: 2-8.")
-    integer(
+    flags.DEFINE_integer(
+        "weight_bits", 8, "Bits of weights: 2-8.", flag_values=values
+    )
+    flags.DEFINE_integer(
         "activation_bits",
         8,
         "Bits of activations: 8 or 16; 32 leaves them float; 4-7 write a"
         " simulated SavedModel.",
+        flag_values=values,
     )
-    string("granularity", "channel", "Weight scales per channel or per tensor.")
-    string(
+    flags.DEFINE_string(
+        "granularity",
+        "channel",
+        "Weight scales per channel or per tensor.",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
         "weight_rounding",
         None,
         "nearest, or adaround (learned from the samples); default: the"
         " recipe's.",
+        flag_values=values,
     )
-    switch("equalize", None, "Cross-layer equalization; default: the recipe's.")
-    switch("absorb_bias", None, "High biases into the next layer; default: no.")
-    string(
+    flags.DEFINE_bool(
+        "equalize",
+        None,
+        "Cross-layer equalization; default: the recipe's.",
+        flag_values=values,
+    )
+    flags.DEFINE_bool(
+        "absorb_bias",
+        None,
+        "High biases into the next layer; default: no.",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
         "bias_correction",
         None,
         "empirical (over the samples), analytic (from BatchNorm), auto"
         " (analytic where it can be) or none; default: empirical.",
+        flag_values=values,
     )
-    switch(
-        "keep_first_last_8bit", False, "8-bit weights in first and last layers."
+    flags.DEFINE_string(
+        "range_method",
+        None,
+        f"Activation ranges: {', '.join(export_config.RANGE_METHODS)}; default:"
+        " minmax, below 8 bits the recipe's.",
+        flag_values=values,
     )
-    switch("packed", False, "Weights of at most 4 bits as int4, two in a byte.")
-    switch(
+    flags.DEFINE_bool(
+        "keep_first_last_8bit",
+        False,
+        "8-bit weights in first and last layers.",
+        flag_values=values,
+    )
+
+
+def _define_output(values: flags.FlagValues) -> None:
+    flags.DEFINE_string(
+        "output",
+        "",
+        "The .tflite to write, in this folder by default and named after the"
+        " model and the widths. All else of the run goes to <output>.run/.",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "io_type",
+        "float32",
+        f"Type of inputs and outputs: {', '.join(export_config.IO_TYPES)}.",
+        flag_values=values,
+    )
+    flags.DEFINE_bool(
+        "packed",
+        False,
+        "Weights of at most 4 bits as int4, two in a byte.",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "exporter",
+        "litert",
+        "litert (LiteRT Quantizer, our ranges) or tflite_converter (samples as"
+        " representative dataset).",
+        flag_values=values,
+    )
+    flags.DEFINE_bool(
         "allow_float_ops",
         False,
         "Accept operations without an integer kernel; they stay float.",
+        flag_values=values,
     )
-    switch("resume", True, "Go on with what a killed run had finished.")
-    integer(
+    flags.DEFINE_bool(
+        "resume",
+        True,
+        "Go on with what a killed run had finished.",
+        flag_values=values,
+    )
+
+
+def _define_verification(values: flags.FlagValues) -> None:
+    flags.DEFINE_integer(
         "verify_samples",
         16,
         "Further samples on which the .tflite is compared with the float"
         " model.",
+        flag_values=values,
     )
-    number(
+    flags.DEFINE_float(
         "min_agreement",
         0.0,
         "Least top-1 agreement with the float model, 0..1; below it the exit"
         " code is 2.",
+        flag_values=values,
     )
 
 
