@@ -12,7 +12,6 @@ memory of the command. The README's table is this program's output.
 from __future__ import annotations
 
 import dataclasses
-import os
 import pathlib
 import subprocess
 import sys
@@ -33,6 +32,14 @@ _SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of the runs.")
 _FLAGS = flags.DEFINE_multi_string(
     "flag", [], "A further flag for dsg_tf.quantize, e.g. --method=zeroq."
 )
+
+# A child counts what its parent held when it was started, so that the parent
+# is a small process and not this one, which holds models and images.
+_MEASURED = """
+import resource, subprocess, sys
+subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,12 +65,12 @@ def quantize(model: pathlib.Path, output: pathlib.Path, seed: str):
     command += [f"--saved_model={model}", f"--output={output}"]
     command += [f"--seed={seed}", *_FLAGS.value]
     start = time.monotonic()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode != 0:
-        raise subprocess.CalledProcessError(process.returncode, command)
-    return time.monotonic() - start, usage.ru_maxrss * 1024
+    process = subprocess.run(
+        [sys.executable, "-c", _MEASURED, *command],
+        check=True,
+        stdout=subprocess.PIPE,
+    )
+    return time.monotonic() - start, int(process.stdout) * 1024
 
 
 def measure(case: cases.Case, shared: pathlib.Path) -> tuple[float, list[Run]]:
