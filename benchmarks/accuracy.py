@@ -13,15 +13,12 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-import subprocess
-import sys
 import tempfile
-import time
 
 import numpy as np
 from absl import app, flags, logging
 
-from benchmarks import cases
+from benchmarks import cases, command
 from dsg_tf import classifiers
 
 _SHARED = flags.DEFINE_string("shared", "../shared", "Models and images.")
@@ -33,44 +30,20 @@ _FLAGS = flags.DEFINE_multi_string(
     "flag", [], "A further flag for dsg_tf.quantize, e.g. --method=zeroq."
 )
 
-# A child counts what its parent held when it was started, so that the parent
-# is a small process and not this one, which holds models and images.
-_MEASURED = """
-import resource, subprocess, sys
-subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)
-print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
-"""
-
 
 @dataclasses.dataclass(frozen=True)
 class Run:
     """One run of the command.
 
     Attributes:
-      seconds: wall.
-      peak_bytes: resident memory.
+      cost: seconds and memory.
       top1: percent, NaN without labelled images.
       agreement: share of images with the float model's class, percent.
     """
 
-    seconds: float
-    peak_bytes: int
+    cost: command.Cost
     top1: float
     agreement: float
-
-
-def quantize(model: pathlib.Path, output: pathlib.Path, seed: str):
-    """Runs the command; returns wall seconds and peak bytes."""
-    command = [sys.executable, "-m", "dsg_tf.quantize"]
-    command += [f"--saved_model={model}", f"--output={output}"]
-    command += [f"--seed={seed}", *_FLAGS.value]
-    start = time.monotonic()
-    process = subprocess.run(
-        [sys.executable, "-c", _MEASURED, *command],
-        check=True,
-        stdout=subprocess.PIPE,
-    )
-    return time.monotonic() - start, int(process.stdout) * 1024
 
 
 def measure(case: cases.Case, shared: pathlib.Path) -> tuple[float, list[Run]]:
@@ -88,7 +61,9 @@ def measure(case: cases.Case, shared: pathlib.Path) -> tuple[float, list[Run]]:
     for seed in _SEEDS.value:
         with tempfile.TemporaryDirectory() as folder:
             output = pathlib.Path(folder) / "model.tflite"
-            seconds, peak = quantize(model, output, seed)
+            cost = command.quantize(
+                model, output, f"--seed={seed}", *_FLAGS.value
+            )
             top1 = agreement = float("nan")
             if images is not None:
                 classes = classifiers.classify(
@@ -96,7 +71,7 @@ def measure(case: cases.Case, shared: pathlib.Path) -> tuple[float, list[Run]]:
                 )
                 top1 = 100 * float(np.mean(classes == labels))
                 agreement = 100 * float(np.mean(classes == reference))
-        runs.append(Run(seconds, peak, top1, agreement))
+        runs.append(Run(cost, top1, agreement))
         logging.info("%s, seed %s: %s", case.title, seed, runs[-1])
     return float_top1, runs
 
@@ -114,8 +89,8 @@ def row(title: str, float_top1: float, runs: list[Run]) -> str:
         "-" if np.isnan(float_top1) else f"{float_top1:.2f}",
         spread([r.top1 for r in runs]),
         spread([r.agreement for r in runs]),
-        spread([r.seconds for r in runs], 0),
-        f"{max(r.peak_bytes for r in runs) / 1e9:.1f}",
+        spread([r.cost.seconds for r in runs], 0),
+        f"{max(r.cost.peak_bytes for r in runs) / 1e9:.1f}",
     ]
     return "| " + " | ".join(cells) + " |"
 

@@ -17,15 +17,12 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 import re
-import subprocess
-import sys
 import tempfile
-import time
 
 import numpy as np
 from absl import app, flags, logging
 
-from benchmarks import cases
+from benchmarks import cases, command
 from dsg_tf import classifiers
 
 _SHARED = flags.DEFINE_string("shared", "../shared", "Models and images.")
@@ -92,15 +89,6 @@ def _rows() -> list[Row]:
     return [Row(*row) for row in rows]
 
 
-def quantize(model: pathlib.Path, output: pathlib.Path, *more: str) -> float:
-    """Runs the command; returns wall seconds."""
-    command = [sys.executable, "-m", "dsg_tf.quantize"]
-    command += [f"--saved_model={model}", f"--output={output}", *more]
-    start = time.monotonic()
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    return time.monotonic() - start
-
-
 class Samples:
     """Samples of each model, made once.
 
@@ -154,14 +142,14 @@ def top1(row: Row, shared, folder, samples) -> tuple[list[str], float]:
             if "--activation_bits=4" not in row.flags:
                 output = folder / "out.tflite"
             seconds.append(
-                quantize(
+                command.quantize(
                     shared / case.model,
                     output,
                     f"--samples={samples.path(row.case, source, seed)}",
                     f"--seed={seed}",
                     "--noresume",
                     *row.flags,
-                )
+                ).seconds
             )
             classes = classifiers.classify(
                 classifiers.load_predictor(str(output)), images
