@@ -11,7 +11,7 @@ import pytest
 _ROOT = pathlib.Path(__file__).absolute().parent.parent
 _MODULES = sorted(
     ".".join(path.relative_to(_ROOT).with_suffix("").parts)
-    for folder in ("dsg_tf", "tools")
+    for folder in ("benchmarks", "dsg_tf", "tools")
     for path in (_ROOT / folder).rglob("*.py")
     if ">>> " in path.read_text(encoding="utf-8")
 )
