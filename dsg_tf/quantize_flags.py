@@ -7,63 +7,13 @@ here once, and each command line has it put into flags of its own.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from absl import flags
 
 from dsg_tf import config as config_lib
 from dsg_tf import errors, export_config, synthesis_config
-
-GROUPS = {
-    "Model": (
-        "saved_model",
-        "signature",
-        "tags",
-        "input_shape",
-        "input_range",
-        "allow_unsafe_ops",
-    ),
-    "Samples": (
-        "method",
-        "num_samples",
-        "batch_size",
-        "steps",
-        "seed",
-        "synthesis",
-        "samples",
-    ),
-    "Quantization": (
-        "recipe",
-        "weight_bits",
-        "activation_bits",
-        "granularity",
-        "weight_rounding",
-        "equalize",
-        "absorb_bias",
-        "bias_correction",
-        "range_method",
-        "keep_first_last_8bit",
-    ),
-    "Output": (
-        "output",
-        "io_type",
-        "packed",
-        "exporter",
-        "allow_float_ops",
-        "resume",
-    ),
-    "Verification": ("verify_samples", "min_agreement"),
-}
-
-
-def define(values: flags.FlagValues) -> None:
-    """Defines every flag of `dsg_tf.quantize`."""
-    _define_model(values)
-    _define_samples(values)
-    _define_quantization(values)
-    _define_output(values)
-    _define_verification(values)
 
 
 def _define_model(values: flags.FlagValues) -> None:
@@ -271,6 +221,33 @@ def _define_verification(values: flags.FlagValues) -> None:
         " code is 2.",
         flag_values=values,
     )
+
+
+_DEFINITIONS = {
+    "Model": _define_model,
+    "Samples": _define_samples,
+    "Quantization": _define_quantization,
+    "Output": _define_output,
+    "Verification": _define_verification,
+}
+
+
+def _names(definition: Callable[[flags.FlagValues], None]) -> tuple[str, ...]:
+    values = flags.FlagValues()
+    definition(values)
+    return tuple(values)
+
+
+# The names of the flags, by the titles that --help has them under.
+GROUPS = {
+    title: _names(definition) for title, definition in _DEFINITIONS.items()
+}
+
+
+def define(values: flags.FlagValues) -> None:
+    """Defines every flag of `dsg_tf.quantize`."""
+    for definition in _DEFINITIONS.values():
+        definition(values)
 
 
 def own_values() -> flags.FlagValues:

@@ -63,11 +63,6 @@ def test_wrong_shape_is_refused(text):
         quantize_flags.parse_shape(text)
 
 
-def test_every_flag_is_in_one_group_of_the_help():
-    grouped = [n for names in quantize_flags.GROUPS.values() for n in names]
-    assert sorted(grouped) == sorted(quantize_flags.own_values())
-
-
 def test_unknown_flag_is_an_error_of_the_user():
     with pytest.raises(errors.UserError, match="nonsense"):
         quantize_flags.parse(["--nonsense=1"])
