@@ -4,10 +4,45 @@ from __future__ import annotations
 
 import os
 import pathlib
+import stat
 import tempfile
 from collections.abc import Callable
 
 from dsg_tf import errors
+
+
+def refuse_special(
+    path: str | os.PathLike, *, subject: str | None = None, expected: str
+) -> None:
+    """Refuses a pipe, socket or device before anything opens it.
+
+    Opening a pipe waits for a writer, and a device may never end. A path that
+    is not there, or cannot be looked at, is left to whoever opens it.
+
+    Args:
+      path: what is about to be read.
+      subject: what the error is about; by default the path.
+      expected: what would have been right.
+
+    Raises:
+      errors.UserError: it is neither a regular file nor a folder.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):
+        return
+    for is_kind, kind in (
+        (stat.S_ISFIFO, "a pipe"),
+        (stat.S_ISSOCK, "a socket"),
+        (stat.S_ISCHR, "a device"),
+        (stat.S_ISBLK, "a device"),
+    ):
+        if is_kind(mode):
+            raise errors.UserError(
+                subject or os.fspath(path),
+                got=kind if subject is None else f"{os.fspath(path)}, {kind}",
+                expected=expected,
+            )
 
 
 def check_writable(output: pathlib.Path) -> None:
