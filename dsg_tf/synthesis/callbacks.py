@@ -34,9 +34,9 @@ class BatchNormTargets(keras.callbacks.Callback):
         if self._done:
             return
         model, config = self.model, self.model.config
-        for layer, target in zip(model.batch_norms, model.targets, strict=True):
-            target.mean.assign(layer.mean)
-            target.sigma.assign(layer.sigma)
+        layers = model.batch_norms
+        model.targets.mean.assign(np.concatenate([x.mean for x in layers]))
+        model.targets.sigma.assign(np.concatenate([x.sigma for x in layers]))
         if config.slack_percentile:
             self._set_margins(model, config)
         self._done = True
@@ -44,48 +44,42 @@ class BatchNormTargets(keras.callbacks.Callback):
     def _set_margins(self, model, config) -> None:
         rng = np.random.default_rng([config.seed, 2**31])
         count = -(-config.slack_probes // config.batch_size)
-        # Of every layer m and s, a batch of probes at a time.
-        gathered = [([], []) for _ in model.targets]
-        for _ in range(count):
-            moments = model.features(model.probe(rng))
-            for found, pair in zip(gathered, moments, strict=True):
-                for values, moment in zip(found, pair, strict=True):
-                    values.append(np.asarray(moment))
+        # Of every batch of probes, m and s of every layer.
+        batches = [model.features(model.probe(rng)) for _ in range(count)]
         margins_of = (
             _margins_of_share
             if config.slack_source == "share"
             else _margins_of_distance
         )
-        for k, (target, found) in enumerate(
-            zip(model.targets, gathered, strict=True)
-        ):
-            mean, deviation = (np.concatenate(values) for values in found)
-            margins = margins_of(
-                mean,
-                deviation,
-                target,
-                scale=np.asarray(model.scale(k)),
-                percentile=config.slack_percentile,
+        margins = []
+        for layer, *parts in zip(model.batch_norms, *batches, strict=True):
+            means, deviations = zip(*parts, strict=True)
+            margins.append(
+                margins_of(
+                    np.concatenate(means),
+                    np.concatenate(deviations),
+                    layer,
+                    scale=layer.sigma if config.normalize_loss else 1.0,
+                    percentile=config.slack_percentile,
+                )
             )
-            target.mean_margin.assign(margins[0])
-            target.sigma_margin.assign(margins[1])
+        mean_margins, sigma_margins = zip(*margins, strict=True)
+        model.targets.mean_margin.assign(mean_margins)
+        model.targets.sigma_margin.assign(sigma_margins)
 
 
 def _margins_of_distance(
-    mean: np.ndarray, deviation: np.ndarray, target, *, scale, percentile: float
+    mean: np.ndarray, deviation: np.ndarray, layer, *, scale, percentile: float
 ) -> tuple[float, float]:
     """DSG's margins: what probes show, (P, C), whatever it comes from."""
     return tuple(
         float(np.percentile(np.abs(actual - wanted) / scale, 100 * percentile))
-        for actual, wanted in (
-            (mean, target.mean.numpy()),
-            (deviation, target.sigma.numpy()),
-        )
+        for actual, wanted in ((mean, layer.mean), (deviation, layer.sigma))
     )
 
 
 def _margins_of_share(
-    mean: np.ndarray, deviation: np.ndarray, target, *, scale, percentile: float
+    mean: np.ndarray, deviation: np.ndarray, layer, *, scale, percentile: float
 ) -> tuple[float, float]:
     """Margins that would let samples scatter as BN's variance says they do.
 
@@ -97,16 +91,9 @@ def _margins_of_share(
     between = mean.var(axis=0)
     within = (deviation**2).mean(axis=0)
     share = float(np.median(between / np.maximum(between + within, 1e-12)))
-    sigma = float(np.mean(target.sigma.numpy() / scale))
+    sigma = float(np.mean(layer.sigma / scale))
     quantile = statistics.NormalDist().inv_cdf((1 + min(percentile, 0.999)) / 2)
     return quantile * share**0.5 * sigma, (1 - (1 - share) ** 0.5) * sigma
-
-
-class KeepInputDomain(keras.callbacks.Callback):
-    """Brings the samples back into the input domain after each step."""
-
-    def on_train_batch_end(self, batch, logs=None):
-        self.model.project()
 
 
 class ChangeViews(keras.callbacks.Callback):

@@ -123,22 +123,24 @@ class InputSpace:
         """Where the variables start, float32."""
         noise = natural_images.white(rng, self.shape)
         if self.natural is None:
-            return self.project(noise)
+            return np.array(self.projected(noise))
         coefficients = self.natural.coefficients(noise)
         if self.scatter:
             coefficients = self.natural.scattered(rng, coefficients)
         if self.spectral:
             return coefficients
-        return self.project(self.natural(coefficients).numpy())
+        return np.array(self.projected(self.natural(coefficients)))
 
-    def project(self, variables: np.ndarray) -> np.ndarray:
+    def projected(self, variables: tf.Tensor) -> tf.Tensor:
         """Variables brought back to where they may be.
 
         Those before a map may be anywhere: `deviations` keeps the bounds.
         """
         if self.spectral or not self.keep:
             return variables
-        return np.clip(variables, *self.bounds)
+        low, high = (self._by_row(bound) for bound in self.bounds)
+        rows = tf.clip_by_value(self._rows(variables), low, high)
+        return tf.reshape(rows, self.shape)
 
     def deviations(self, variables: tf.Tensor) -> tf.Tensor:
         """The samples of variables, in deviations, with a gradient."""
@@ -206,7 +208,26 @@ class InputSpace:
 
     def to_model_tensor(self, values: tf.Tensor) -> tf.Tensor:
         """Deviations to the model's units, with a gradient."""
-        return values * self.unit + self.center
+        unit, center = self._by_row(self.unit), self._by_row(self.center)
+        rows = self._rows(values) * unit + center
+        return tf.reshape(rows, self.shape)
+
+    def _rows(self, values: tf.Tensor) -> tf.Tensor:
+        """Samples with their last two axes as one: (B, H, W * C).
+
+        An operation with a value for each of three channels takes four times
+        as long as one with a value for each number of a row.
+        """
+        if len(self.shape) < 3:
+            return tf.convert_to_tensor(values)
+        *front, width, channels = self.shape
+        return tf.reshape(values, (*front, width * channels))
+
+    def _by_row(self, values: np.ndarray) -> np.ndarray:
+        """A value for each channel, (C,), (1,) or (), for `_rows`."""
+        if len(self.shape) < 3 or np.size(values) == 1:
+            return np.asarray(values, np.float32)
+        return np.tile(np.asarray(values, np.float32), self.shape[-2])
 
 
 def whole_images(

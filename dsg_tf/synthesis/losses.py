@@ -109,25 +109,25 @@ def batch_moments(
     return tf.reduce_mean(mean, 0), _deviation(within + between + epsilon)
 
 
-def slack_distance(
+def slack_squares(
     actual: tf.Tensor, target: tf.Tensor, *, margin=0.0, scale=1.0
 ) -> tf.Tensor:
-    """Squared distance beyond a margin, summed over the channels.
+    """Squared distance beyond a margin, of each channel.
 
-    `sum_c max(|a - t| / scale - margin, 0)^2`: the relaxed BNS term of DSG
-    (section 3.2). With margin 0 and scale 1 it is ZeroQ's term.
+    `max(|a - t| / scale - margin, 0)^2`: the relaxed BNS term of DSG (section
+    3.2). With margin 0 and scale 1 it is ZeroQ's term.
 
     Args:
       actual: float (..., C).
       target: float (C,).
-      margin: the slack, in units of `scale`.
+      margin: the slack, in units of `scale`; float (C,), or one number.
       scale: float (C,), or 1; the unit of each channel.
 
     Returns:
-      float (...,).
+      float (..., C).
     """
     excess = tf.nn.relu(tf.abs(actual - target) / scale - margin)
-    return tf.reduce_sum(tf.square(excess), axis=-1)
+    return tf.square(excess)
 
 
 def enhancement_weights(

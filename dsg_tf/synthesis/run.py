@@ -203,8 +203,6 @@ def _callbacks(config, stage, *, steps: int) -> list[keras.callbacks.Callback]:
     chosen = [callbacks_lib.BatchNormTargets()]
     if config.jitter or config.mirror:
         chosen.append(callbacks_lib.ChangeViews())
-    if config.keep_domain:
-        chosen.append(callbacks_lib.KeepInputDomain())
     if config.schedule == "cosine":
         chosen.append(callbacks_lib.CosineAnneal(config.learning_rate, steps))
     elif config.schedule == "plateau":

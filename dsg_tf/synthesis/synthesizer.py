@@ -22,16 +22,18 @@ from dsg_tf import (
     synthesis_config,
 )
 from dsg_tf.graph import frozen, ir
-from dsg_tf.synthesis import input_space, losses, natural_images
+from dsg_tf.synthesis import input_space, losses, measured, natural_images
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Target:
-    """What one BN layer asks of the samples; set by a callback.
+class Targets:
+    """What the BN layers ask of the samples; set by a callback.
 
     Attributes:
-      mean, sigma: float32 (C,), of the layer's input.
-      mean_margin, sigma_margin: slack, scalars in units of the scale.
+      mean, sigma: float32 (C,), of the layers' inputs, the channels of all
+        layers side by side.
+      mean_margin, sigma_margin: float32 (N,), the slack of each layer in units
+        of the scale.
     """
 
     mean: keras.Variable
@@ -55,7 +57,7 @@ class Synthesizer(keras.Model):
 
     Attributes:
       samples: the variable of each input, by name, float32 (B, ...).
-      targets: one `Target` a BN layer.
+      targets: what the BN layers ask for.
       views: int32 (B, 3) for each input, by name: how the network sees each
         sample in this step; see `InputSpace.seen`.
       labels: int32 (B,), the class asked of each sample.
@@ -74,9 +76,10 @@ class Synthesizer(keras.Model):
         config: synthesis_config.SynthesisConfig,
     ):
         super().__init__(name="synthesizer")
-        self._graph = frozen.with_sums_in_pairs(
-            frozen.with_batch_size(graph, config.batch_size)
+        self._measured = measured.MeasuredGraph(
+            frozen.with_batch_size(graph, config.batch_size), layers
         )
+        self._graph = self._measured.graph
         self._batch_norms = tuple(layers)
         self._head = head
         self._config = config
@@ -95,8 +98,7 @@ class Synthesizer(keras.Model):
             if port.dtype.is_floating
             and not (head and port.name == head.output)
         ]
-        self._tensors = [layer.input for layer in layers] + scores + outputs
-        self._forward = frozen.to_function(self._graph, self._tensors)
+        self._tensors = scores + outputs
         batch, count = config.batch_size, len(self._batch_norms)
         self.samples = {
             name: self.add_weight(
@@ -108,13 +110,29 @@ class Synthesizer(keras.Model):
             name: self._state((batch, 3), f"views_{n}", dtype="int32")
             for n, name in enumerate(self._spaces)
         }
-        self.targets = tuple(self._target(layer) for layer in self._batch_norms)
+        channels = sum(self._measured.channels)
+        self.targets = Targets(
+            mean=self._state((channels,), "mean"),
+            sigma=self._state((channels,), "sigma", initializer="ones"),
+            mean_margin=self._state((count,), "mean_margin"),
+            sigma_margin=self._state((count,), "sigma_margin"),
+        )
+        # How much each channel counts in its layer's distance, (C, N).
+        counts = np.array(self._measured.channels)
+        of_layer = np.repeat(np.eye(count, dtype=np.float32), counts, axis=0)
+        self._shares = tf.constant(
+            of_layer / counts if config.normalize_loss else of_layer, tf.float32
+        )
+        self._epsilons = tf.constant(
+            np.repeat([float(x.epsilon) for x in layers], counts), tf.float32
+        )
         self.labels = self._state((batch,), "labels", dtype="int32")
         self.enhancement = self._state((batch, count), "enhancement")
         self.distances = self._state((count,), "distances")
         self.batch_index = 0
         # For tf.gradients, which wants a graph, also where Keras runs eagerly.
         self._descent = tf.function(self._loss_and_gradients, autograph=False)
+        self._forward = tf.function(self._moments_of, autograph=False)
         self.built = True
 
     @property
@@ -158,11 +176,6 @@ class Synthesizer(keras.Model):
         for name, variable in self.views.items():
             variable.assign(self._spaces[name].views(rng))
 
-    def project(self) -> None:
-        """Brings the samples back into the bounds of their domains."""
-        for name, variable in self.samples.items():
-            variable.assign(self._spaces[name].project(variable.numpy()))
-
     def values(self) -> dict[str, np.ndarray]:
         """The samples in the model's input units, by input name."""
         return {
@@ -174,15 +187,24 @@ class Synthesizer(keras.Model):
 
     def features(
         self, inputs: Mapping[str, np.ndarray]
-    ) -> list[tuple[tf.Tensor, tf.Tensor]]:
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
         """m and s of every layer for inputs in the model's units, (B, C)."""
-        tensors = self._forward(
-            *(tf.convert_to_tensor(inputs[p.name]) for p in self._graph.inputs)
+        with frozen.in_fixed_order():
+            found = self._forward(
+                [
+                    tf.convert_to_tensor(inputs[p.name])
+                    for p in self._graph.inputs
+                ]
+            )
+        mean, deviation = (
+            np.split(m.numpy(), np.cumsum(self._measured.channels)[:-1], 1)
+            for m in found
         )
-        return [
-            losses.sample_moments(h, layer.channel_axis, epsilon=layer.epsilon)
-            for layer, h in zip(self._batch_norms, tensors, strict=False)
-        ]
+        return list(zip(mean, deviation, strict=True))
+
+    def _moments_of(self, inputs):
+        mean, deviation, _ = self._measured.values(inputs, ())
+        return mean, deviation
 
     def probe(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """One batch of noise of the domain, for the slack margins.
@@ -199,17 +221,22 @@ class Synthesizer(keras.Model):
             probes[name] = space.to_model(np.asarray(seen))
         return probes
 
-    def scale(self, index: int) -> tf.Tensor | float:
-        """The unit of layer `index`'s distances: sigma (C,), or 1."""
+    def scale(self) -> tf.Tensor | float:
+        """The unit of distances: sigma of every channel (C,), or 1."""
         if not self._config.normalize_loss:
             return 1.0
-        return self.targets[index].sigma.value
+        return self.targets.sigma.value
 
     def train_step(self, data):
-        """One step on all samples of the batch; no weight has a gradient."""
+        """One step on all samples of the batch; no weight has a gradient.
+
+        Samples are brought back into the bounds of their domains.
+        """
         del data
         loss, terms, gradients = self._descent()
         self.optimizer.apply(gradients, self.trainable_variables)
+        for name, variable in self.samples.items():
+            variable.assign(self._spaces[name].projected(variable.value))
         return {"loss": loss, **terms}
 
     def _loss_and_gradients(self):
@@ -238,12 +265,10 @@ class Synthesizer(keras.Model):
             )
             for n, v in values.items()
         }
-        tensors = frozen.splice(
-            self._graph, list(inputs.values()), self._tensors
+        mean, deviation, outputs = self._measured.values(
+            list(inputs.values()), self._tensors
         )
-        count = len(self._batch_norms)
-        features, outputs = tensors[:count], tensors[count:]
-        terms = {"bns": self._bns(features)}
+        terms = {"bns": self._bns(mean, deviation)}
         if config.input_weight:
             own = [_own_moments(v) for v in values.values()]
             terms["input"] = config.input_weight * sum(own)
@@ -269,73 +294,62 @@ class Synthesizer(keras.Model):
                 terms["prior"] = config.prior_weight * sum(total)
         return terms
 
-    def _bns(self, features: Sequence[tf.Tensor]) -> tf.Tensor:
-        """The BNS loss: SDA and LSE per sample, plus the batch's moments."""
+    def _bns(self, mean: tf.Tensor, deviation: tf.Tensor) -> tf.Tensor:
+        """The BNS loss: SDA and LSE per sample, plus the batch's moments.
+
+        Args:
+          mean, deviation: m and s of all layers side by side, (B, C).
+        """
         config = self._config
-        distances = []
-        total = tf.constant(0.0)
-        for k, (layer, h) in enumerate(
-            zip(self._batch_norms, features, strict=True)
-        ):
-            per_sample, per_batch = self._distances(k, layer, h)
-            weighted = config.batch_weight * per_batch
-            if per_sample is not None:
-                weight = self.enhancement.value[:, k]
-                weighted += config.sample_weight * tf.reduce_mean(
-                    weight * per_sample
-                )
-            elif not config.batch_weight:
-                # Without positions only the batch has moments.
-                weighted = config.sample_weight * per_batch
-            total += weighted
-            distances.append(per_batch)
-        self.distances.assign(tf.stack(distances))
+        per_batch = self._of_batch(mean, deviation)
+        self.distances.assign(per_batch)
+        total = config.batch_weight * tf.reduce_sum(per_batch)
+        # Without positions only the batch has moments.
+        single = np.array(self._measured.has_positions)
+        if not config.batch_weight:
+            total += config.sample_weight * tf.reduce_sum(
+                per_batch * np.float32(~single)
+            )
+        if config.sample_weight and single.any():
+            per_sample = self._of_samples(mean, deviation)
+            weight = self.enhancement.value * np.float32(single)
+            total += config.sample_weight * tf.reduce_sum(
+                tf.reduce_mean(weight * per_sample, 0)
+            )
         return total
 
-    def _distances(self, k: int, layer, features):
-        """A layer's distance per sample (B,) or None, and of the batch."""
-        target = self.targets[k]
-        mean, deviation = losses.sample_moments(
-            features, layer.channel_axis, epsilon=layer.epsilon
-        )
-        scale = self.scale(k)
-        count = layer.num_channels if self._config.normalize_loss else 1.0
+    def _of_batch(self, mean, deviation) -> tf.Tensor:
+        """Each layer's distance of the batch's moments, (N,)."""
         batch_mean, batch_deviation = losses.batch_moments(
-            mean, deviation, epsilon=layer.epsilon
+            mean, deviation, epsilon=self._epsilons
         )
-        per_batch = (
-            losses.slack_distance(batch_mean, target.mean.value, scale=scale)
-            + losses.slack_distance(
-                batch_deviation, target.sigma.value, scale=scale
-            )
-        ) / count
-        positions = losses.has_positions(features, layer.channel_axis)
-        if not positions or self._config.sample_weight == 0:
-            return None, per_batch
-        per_sample = (
-            losses.slack_distance(
-                mean,
-                target.mean.value,
-                margin=target.mean_margin.value,
-                scale=scale,
-            )
-            + losses.slack_distance(
-                deviation,
-                target.sigma.value,
-                margin=target.sigma_margin.value,
-                scale=scale,
-            )
-        ) / count
-        return per_sample, per_batch
+        return self._distance(batch_mean, batch_deviation)
 
-    def _target(self, layer: bn_statistics.BatchNorm) -> Target:
-        channels = (layer.num_channels,)
-        return Target(
-            mean=self._state(channels, "mean"),
-            sigma=self._state(channels, "sigma", initializer="ones"),
-            mean_margin=self._state((), "mean_margin"),
-            sigma_margin=self._state((), "sigma_margin"),
+    def _of_samples(self, mean, deviation) -> tf.Tensor:
+        """Each layer's distance for each sample, beyond the margins, (B, N)."""
+        return self._distance(
+            mean,
+            deviation,
+            self._along_channels(self.targets.mean_margin.value),
+            self._along_channels(self.targets.sigma_margin.value),
         )
+
+    def _distance(self, mean, deviation, mean_margin=0.0, sigma_margin=0.0):
+        """Squared distances beyond margins, by layer: (..., C) to (..., N)."""
+        scale = self.scale()
+        squares = losses.slack_squares(
+            mean, self.targets.mean.value, margin=mean_margin, scale=scale
+        ) + losses.slack_squares(
+            deviation,
+            self.targets.sigma.value,
+            margin=sigma_margin,
+            scale=scale,
+        )
+        return tf.linalg.matvec(self._shares, squares, transpose_a=True)
+
+    def _along_channels(self, values: tf.Tensor) -> tf.Tensor:
+        """Of each layer, (N,), to each channel, (C,)."""
+        return tf.repeat(values, self._measured.channels)
 
     def _state(self, shape, name, *, dtype="float32", initializer="zeros"):
         return self.add_weight(
@@ -353,10 +367,10 @@ def _own_moments(values: tf.Tensor) -> tf.Tensor:
     mean, deviation = losses.sample_moments(values, axis)
     if not losses.has_positions(values, axis):
         mean, deviation = losses.batch_moments(mean, deviation)
-    return tf.reduce_mean(
-        losses.slack_distance(mean, tf.zeros_like(mean))
-        + losses.slack_distance(deviation, tf.ones_like(deviation))
-    )
+    squares = losses.slack_squares(
+        mean, tf.zeros_like(mean)
+    ) + losses.slack_squares(deviation, tf.ones_like(deviation))
+    return tf.reduce_mean(tf.reduce_sum(squares, axis=-1))
 
 
 def _balanced_labels(

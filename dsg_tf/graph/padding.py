@@ -1,0 +1,71 @@
+"""Padding that stands before a convolution, as the convolution's own.
+
+PyTorch pads on both sides, which TensorFlow's SAME does too where the stride is
+1; converted models pad by an operation of its own, which copies the whole feature
+map, and copies its gradient back.
+"""
+
+from __future__ import annotations
+
+from dsg_tf.graph import ir
+
+_CONVOLUTIONS = frozenset({"Conv2D", "DepthwiseConv2dNative"})
+
+
+def absorbed(graph: ir.Graph) -> ir.Graph:
+    """The graph without Pad nodes that SAME padding can stand for.
+
+    Every other tensor keeps its name and its values.
+
+    Args:
+      graph: the graph.
+
+    Example:
+      >>> import numpy as np
+      >>> import tensorflow as tf
+      >>> from dsg_tf.graph import loading
+      >>> ones = np.ones((3, 3, 1, 1), np.float32)
+      >>> borders = [[0, 0], [1, 1], [1, 1], [0, 0]]
+      >>> padded = tf.function(
+      ...     lambda x: tf.nn.conv2d(tf.pad(x, borders), ones, 1, "VALID"),
+      ...     input_signature=[tf.TensorSpec((None, 4, 4, 1), name="x")],
+      ... )
+      >>> absorbed(loading.load(padded))["Conv2D"].attr("padding")
+      'SAME'
+    """
+    nodes = {}
+    outputs = {port.tensor for port in graph.outputs}
+    for node in graph:
+        if node.op not in _CONVOLUTIONS:
+            continue
+        pad = graph.producer(node.inputs[0])
+        if pad.output in outputs or not _is_same(graph, pad, node):
+            continue
+        changed = node.with_inputs([pad.inputs[0], *node.inputs[1:]])
+        changed.definition.attr["padding"].s = b"SAME"
+        nodes[node.name] = changed
+    return graph.replace_nodes(nodes) if nodes else graph
+
+
+def _is_same(graph: ir.Graph, pad: ir.Node, node: ir.Node) -> bool:
+    """Whether a node behind a Pad computes what SAME padding would."""
+    if pad.op not in ("Pad", "PadV2") or node.attr("padding") != "VALID":
+        return False
+    if pad.op == "PadV2":
+        fill = graph.literal(pad.inputs[2])
+        if fill is None or fill.any():
+            return False
+    if node.attr("data_format", "NHWC") != "NHWC":
+        return False
+    if set(node.attr("strides")) != {1}:
+        return False
+    borders = graph.literal(pad.inputs[1])
+    kernel = graph.shape(node.inputs[1])
+    if borders is None or not kernel or None in kernel[:2]:
+        return False
+    dilations = node.attr("dilations") or [1, 1, 1, 1]
+    wanted = [[0, 0]]
+    for size, dilation in zip(kernel[:2], dilations[1:3], strict=True):
+        total = (size - 1) * dilation
+        wanted.append([total // 2, total - total // 2])
+    return borders.tolist() == [*wanted, [0, 0]]
