@@ -98,7 +98,7 @@ class SynthesisConfig:
     sample_weight: float = 0.1
     batch_weight: float = 1.0
     slack_percentile: float = 0.9
-    slack_probes: int = 256
+    slack_probes: int = 64
     slack_source: str = "natural"
     layerwise_enhancement: bool = True
     input_weight: float = 0.0

@@ -60,7 +60,7 @@ def _tap(node: ir.Node, kernel: np.ndarray) -> tapped.Tap:
             padding=node.attr("padding"),
         )
 
-    return tapped.Tap(node.inputs[0], node.output, function)
+    return tapped.Tap.of_each(node.inputs[0], node.output, function)
 
 
 def convolution(

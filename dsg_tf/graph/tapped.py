@@ -8,10 +8,12 @@ several, and a value can be corrected on its way through the network.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import tensorflow as tf
+from tensorflow.python.eager import context
 
 from dsg_tf.graph import grouped_convolutions, ir
 
@@ -25,33 +27,45 @@ class Tap:
       replaced: the tensor whose readers get the function's result: `source`
         itself, or one that is computed from `source` alone, which the function
         then computes instead.
-      function: from the source's value to the replacement's.
+      function: from the source's values in all batches to the replacement's.
     """
 
     source: str
     replaced: str
-    function: Callable[[tf.Tensor], tf.Tensor]
+    function: Callable[[Sequence[tf.Tensor]], Sequence[tf.Tensor]]
+
+    @classmethod
+    def of_each(
+        cls,
+        source: str,
+        replaced: str,
+        function: Callable[[tf.Tensor], tf.Tensor],
+    ) -> Tap:
+        """A tap whose function looks at one batch at a time."""
+        return cls(source, replaced, lambda values: [*map(function, values)])
 
 
 def splice(
     graph: ir.Graph,
-    inputs: Sequence[tf.Tensor],
+    batches: Sequence[Sequence[tf.Tensor]],
     outputs: Sequence[str],
     *,
     taps: Sequence[Tap] = (),
-) -> list[tf.Tensor]:
+) -> list[list[tf.Tensor]]:
     """Puts a graph's operations into the function that is being traced.
 
     Grouped convolutions become plain ones, see `grouped_convolutions`.
 
     Args:
       graph: the graph.
-      inputs: its inputs, in the order of `graph.inputs`.
+      batches: the inputs of each batch, in the order of `graph.inputs`. All
+        batches go through in step: a tap sees the values of all of them.
       outputs: tensors to compute, `node:index`.
       taps: at most one for a source, and for a replaced tensor.
 
     Returns:
-      The outputs' tensors, replaced ones as the functions returned them.
+      The outputs' tensors of each batch, replaced ones as the functions
+      returned them.
 
     Example:
       >>> from dsg_tf.graph import loading
@@ -61,28 +75,47 @@ def splice(
       ...         input_signature=[tf.TensorSpec((None, 1), name="x")],
       ...     )
       ... )
-      >>> tap = Tap("Relu:0", "Relu:0", lambda value: value + 1.0)
+      >>> tap = Tap.of_each("Relu:0", "Relu:0", lambda value: value + 1.0)
       >>> run = tf.function(
       ...     lambda x: splice(
-      ...         graph, [x], [graph.outputs[0].tensor], taps=[tap]
+      ...         graph, [[x]], [graph.outputs[0].tensor], taps=[tap]
       ...     )
       ... )
-      >>> run(tf.constant([[3.0]]))[0].numpy().tolist()
+      >>> run(tf.constant([[3.0]]))[0][0].numpy().tolist()
       [[8.0]]
     """
     graph = grouped_convolutions.as_dense(graph)
-    return _Splice(graph, inputs, taps).compute(outputs)
+    return _Splice(graph, batches, taps).compute(outputs)
+
+
+@contextlib.contextmanager
+def unoptimised() -> Iterator[None]:
+    """Calls functions as they are traced, for those that are called once.
+
+    Grappler takes longer over a network than the network over a few samples.
+    Sums keep their order too, see `frozen.in_fixed_order`.
+    """
+    eager = context.context()
+    before = eager.function_call_options
+    config = tf.compat.v1.ConfigProto.FromString(before.config_proto_serialized)
+    config.graph_options.rewrite_options.disable_meta_optimizer = True
+    eager.function_call_options = context.FunctionCallOptions(
+        executor_type=before.executor_type, config_proto=config
+    )
+    try:
+        yield
+    finally:
+        eager.function_call_options = before
 
 
 class _Splice:
     """Imports a graph piece by piece; a piece ends where a tap is read."""
 
-    def __init__(self, graph, inputs, taps):
+    def __init__(self, graph, batches, taps):
         self._graph = graph
-        self._known = {
-            port.tensor: tensor
-            for port, tensor in zip(graph.inputs, inputs, strict=True)
-        }
+        fed = [port.tensor for port in graph.inputs]
+        # Values in all batches, by tensor.
+        self._known = dict(zip(fed, zip(*batches, strict=True), strict=True))
         self._taps = {tap.source: tap for tap in taps}
         # Computed by a function, and not by the graph.
         self._skipped = {
@@ -90,19 +123,16 @@ class _Splice:
         }
         self._pending: list[ir.Node] = []
 
-    def compute(self, outputs: Sequence[str]) -> list[tf.Tensor]:
+    def compute(self, outputs: Sequence[str]) -> list[list[tf.Tensor]]:
         graph = self._graph
-        needed = {n.name for t in outputs for n in graph.ancestors(t)}
-        needed |= {
-            n.name
-            for source in self._taps
-            if source not in self._known
-            for n in graph.ancestors(source)
+        needed = {
+            node.name
+            for tensor in (*outputs, *self._taps)
+            for node in graph.ancestors(tensor)
         }
-        fed = {ir.node_name(t) for t in self._known}
-        for source, tap in self._taps.items():
-            if source in self._known:
-                self._known[tap.replaced] = tap.function(self._known[source])
+        fed = {ir.node_name(tensor) for tensor in self._known}
+        for tensor in list(self._known):
+            self._tap(tensor)
         # Replaced tensors that the pending nodes are to compute.
         waiting: set[str] = set()
         for node in graph:
@@ -113,12 +143,13 @@ class _Splice:
                 waiting.clear()
             self._pending.append(node)
             waiting |= {
-                self._taps[t].replaced
-                for t in graph.output_tensors(node)
-                if t in self._taps
+                self._taps[tensor].replaced
+                for tensor in graph.output_tensors(node)
+                if tensor in self._taps
             }
         self._flush()
-        return [self._known[t] for t in outputs]
+        count = len(next(iter(self._known.values())))
+        return [[self._known[t][k] for t in outputs] for k in range(count)]
 
     def _flush(self) -> None:
         """Imports the pending nodes, then calls the taps on what they gave."""
@@ -128,10 +159,10 @@ class _Splice:
             return
         own = {node.name for node in pending}
         read = {
-            t: self._known[t]
+            tensor
             for node in pending
-            for t in node.inputs
-            if ir.node_name(t) not in own
+            for tensor in node.inputs
+            if ir.node_name(tensor) not in own
         }
         made = [t for node in pending for t in graph.output_tensors(node)]
         graph_def = tf.compat.v1.GraphDef()
@@ -139,11 +170,22 @@ class _Splice:
         graph_def.node.extend(node.definition for node in pending)
         if graph.library is not None:
             graph_def.library.CopyFrom(graph.library)
-        values = tf.graph_util.import_graph_def(
-            graph_def, input_map=read, return_elements=made, name="frozen"
-        )
-        self._known.update(zip(made, values, strict=True))
+        count = len(next(iter(self._known.values())))
+        values = [
+            tf.graph_util.import_graph_def(
+                graph_def,
+                input_map={tensor: self._known[tensor][k] for tensor in read},
+                return_elements=made,
+                name="frozen",
+            )
+            for k in range(count)
+        ]
+        self._known.update(zip(made, zip(*values, strict=True), strict=True))
         for tensor in made:
-            tap = self._taps.get(tensor)
-            if tap is not None:
-                self._known[tap.replaced] = tap.function(self._known[tensor])
+            self._tap(tensor)
+
+    def _tap(self, tensor: str) -> None:
+        tap = self._taps.get(tensor)
+        if tap is not None:
+            values = tuple(tap.function(self._known[tensor]))
+            self._known[tap.replaced] = values

@@ -112,14 +112,14 @@ class MeasuredGraph:
             )
             activation = reading.activation
             replaced = activation.output if activation else reading.tensor
-            taps.append(tapped.Tap(reading.tensor, replaced, keep))
+            taps.append(tapped.Tap.of_each(reading.tensor, replaced, keep))
         taken = {tap.source for tap in taps} | {tap.replaced for tap in taps}
         taps += [
             tap
             for tap in strided.taps(self.graph)
             if taken.isdisjoint((tap.source, tap.replaced))
         ]
-        others = tapped.splice(self.graph, inputs, tensors, taps=taps)
+        (others,) = tapped.splice(self.graph, [inputs], tensors, taps=taps)
         found = [measured[reading.tensor] for reading in self._readings]
         mean = tf.concat([m for m, _ in found], 1)
         variance = tf.concat(

@@ -63,6 +63,8 @@ class Synthesizer(keras.Model):
       labels: int32 (B,), the class asked of each sample.
       enhancement: float32 (B, N), weight of each layer for each sample.
       distances: float32 (N,), the last step's distance per layer.
+      moments: m and s of the last step, float32 (B, C), the channels of all
+        layers side by side.
       batch_index: the batch at work.
     """
 
@@ -129,6 +131,9 @@ class Synthesizer(keras.Model):
         self.labels = self._state((batch,), "labels", dtype="int32")
         self.enhancement = self._state((batch, count), "enhancement")
         self.distances = self._state((count,), "distances")
+        self.moments = tuple(
+            self._state((batch, channels), name) for name in ("m", "s")
+        )
         self.batch_index = 0
         # For tf.gradients, which wants a graph, also where Keras runs eagerly.
         self._descent = tf.function(self._loss_and_gradients, autograph=False)
@@ -162,14 +167,19 @@ class Synthesizer(keras.Model):
                 first=batch_index * config.batch_size,
             )
         self.enhancement.assign(weights)
-        if self.optimizer is not None:
-            if not self.optimizer.built:
-                # A step that makes variables would be traced twice.
-                self.optimizer.build(self.trainable_variables)
-            for variable in self.optimizer.variables:
-                variable.assign(tf.zeros_like(variable))
-            # A schedule or a user's callback may have left another rate.
-            self.optimizer.learning_rate.assign(config.learning_rate)
+        self.restart()
+
+    def restart(self) -> None:
+        """Prepares another round of steps on the samples as they are."""
+        if self.optimizer is None:
+            return
+        if not self.optimizer.built:
+            # A step that makes variables would be traced twice.
+            self.optimizer.build(self.trainable_variables)
+        for variable in self.optimizer.variables:
+            variable.assign(tf.zeros_like(variable))
+        # A schedule or a user's callback may have left another rate.
+        self.optimizer.learning_rate.assign(self._config.learning_rate)
 
     def change_views(self, rng: np.random.Generator) -> None:
         """Draws how the network sees the samples in the next step."""
@@ -227,6 +237,7 @@ class Synthesizer(keras.Model):
             return 1.0
         return self.targets.sigma.value
 
+    @tf.autograph.experimental.do_not_convert
     def train_step(self, data):
         """One step on all samples of the batch; no weight has a gradient.
 
@@ -303,6 +314,10 @@ class Synthesizer(keras.Model):
         config = self._config
         per_batch = self._of_batch(mean, deviation)
         self.distances.assign(per_batch)
+        for variable, value in zip(
+            self.moments, (mean, deviation), strict=True
+        ):
+            variable.assign(value)
         total = config.batch_weight * tf.reduce_sum(per_batch)
         # Without positions only the batch has moments.
         single = np.array(self._measured.has_positions)

@@ -17,15 +17,20 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+import tensorflow as tf
 
 from dsg_tf import channel_statistics, errors, layer_edits, linear_layers
-from dsg_tf.graph import ir, parametric
+from dsg_tf.graph import evaluation, frozen, ir, tapped
 from dsg_tf.transforms import pass_report
 
 METHODS = ("analytic", "auto", "empirical")
+
+# Of the largest layer's outputs over all samples that means are taken over.
+_MOST_BYTES = 256_000_000
+_LEAST_SAMPLES = 4
 
 
 def correct_bias(
@@ -70,33 +75,27 @@ def correct_bias(
     before = {x.output: x for x in linear_layers.find(reference)}
     layers = linear_layers.find(graph)
     known = channel_statistics.find(reference)
-    means = _Means(graph, layers, before, samples) if samples else None
+    # Of each layer whose weights were changed: what to add, None for what the
+    # samples say.
+    added: dict[str, np.ndarray | None] = {}
+    for layer in layers:
+        original = before.get(layer.output)
+        if original is None or np.array_equal(layer.kernel, original.kernel):
+            continue
+        if method != "empirical" and original.input in known:
+            rounding = layer.kernel.astype(np.float64) - original.kernel
+            expected = known[original.input].expectation()
+            response = _mean_response(graph, layer, rounding, expected)
+            added[layer.output] = _bias_of(original) - response - layer.bias
+        elif method != "analytic":
+            added[layer.output] = None
+    shifts = {}
+    if any(change is None for change in added.values()):
+        shifts = _shifts(graph, reference, layers, added, samples)
     edit = layer_edits.Edit(graph)
     rows = []
     for number, layer in enumerate(layers):
-        original = before.get(layer.output)
-        rounding = None if original is None else layer.kernel - original.kernel
-        bias = None
-        if rounding is None or not rounding.any():
-            row = pass_report.Row(
-                layer.name, False, "its weights are as before"
-            )
-        elif method != "empirical" and original.input in known:
-            expected = known[original.input].expectation()
-            bias = _bias_of(original) - _mean_response(
-                graph, layer, rounding.astype(np.float64), expected
-            )
-            row = pass_report.Row(layer.name, True, "analytic")
-        elif method != "analytic":
-            shift, relative = means.shift(layer)
-            bias = layer.bias - shift
-            row = pass_report.Row(
-                layer.name, True, "empirical", {"relative_shift": relative}
-            )
-        else:
-            row = pass_report.Row(
-                layer.name, False, "no BN tells the mean of its input"
-            )
+        bias, row = _corrected(layer, before, added, shifts)
         rows.append(row)
         if bias is not None:
             edit.set(
@@ -105,11 +104,32 @@ def correct_bias(
                 bias,
                 grid=graph.weight_grids.get(layer.kernel_tensor),
             )
-            if means is not None:
-                means.set_bias(layer, bias)
         if progress is not None:
             progress(number + 1, len(layers))
     return edit.graph(), pass_report.PassReport("bias_correction", tuple(rows))
+
+
+def _corrected(
+    layer: linear_layers.LinearLayer,
+    before: Mapping[str, linear_layers.LinearLayer],
+    added: Mapping[str, np.ndarray | None],
+    shifts: Mapping[str, tuple[np.ndarray, float]],
+) -> tuple[np.ndarray | None, pass_report.Row]:
+    """The bias of a layer, None where it stays, and the row of the report."""
+    original = before.get(layer.output)
+    if original is None or np.array_equal(layer.kernel, original.kernel):
+        row = pass_report.Row(layer.name, False, "its weights are as before")
+        return None, row
+    if layer.output not in added:
+        reason = "no BN tells the mean of its input"
+        return None, pass_report.Row(layer.name, False, reason)
+    if added[layer.output] is not None:
+        bias = layer.bias + added[layer.output]
+        return bias, pass_report.Row(layer.name, True, "analytic")
+    shift, relative = shifts[layer.output]
+    measured = {"relative_shift": relative}
+    row = pass_report.Row(layer.name, True, "empirical", measured)
+    return layer.bias - shift, row
 
 
 def _bias_of(layer: linear_layers.LinearLayer) -> np.ndarray:
@@ -132,42 +152,109 @@ def _mean_response(
     return response / np.prod(graph[layer.node].attr("strides"))
 
 
-class _Means:
-    """Means of layers' outputs, float and behind corrected layers."""
+def _shifts(
+    graph: ir.Graph,
+    reference: ir.Graph,
+    layers: Sequence[linear_layers.LinearLayer],
+    added: Mapping[str, np.ndarray | None],
+    samples: Mapping[str, np.ndarray],
+) -> dict[str, tuple[np.ndarray, float]]:
+    """By layer output: E[y~] - E[y] by channel, and its size in deviations.
 
-    def __init__(self, graph, layers, before, samples):
-        self._samples = samples
-        self._values, self._float_values = {}, {}
-        for layer in layers:
-            original = before.get(layer.output, layer)
-            self._float_values[layer.kernel_tensor] = original.kernel
-            self._float_values[layer.bias_tensor] = _bias_of(original)
-            self._values[layer.kernel_tensor] = layer.kernel
-            self._values[layer.bias_tensor] = layer.bias
-        self._runner = parametric.Parametric(graph, list(self._values))
+    All samples go through both networks once, in step: behind each layer of the
+    rounded one its shift is taken off, so that the layers behind it see what
+    they will see of corrected layers.
+    """
+    axes = {layer.output: layer.channel_axis for layer in layers}
+    batches = _batches(graph, samples)
+    wanted: dict[str, tuple[tf.Tensor, tf.Tensor]] = {}
+    found: dict[str, tuple[tf.Tensor, tf.Tensor]] = {}
 
-    def set_bias(self, layer: linear_layers.LinearLayer, bias) -> None:
-        self._values[layer.bias_tensor] = np.asarray(bias, np.float32)
+    def keep(tensor: str) -> tapped.Tap:
+        def function(values):
+            wanted[tensor] = _moments(values, axes[tensor])
+            return values
 
-    def shift(
-        self, layer: linear_layers.LinearLayer
-    ) -> tuple[np.ndarray, float]:
-        """E[y~] - E[y] by channel, and its size in deviations of y."""
-        function = self._runner.function([layer.output])
-        rounded, _ = self._moments(function, self._values, layer)
-        wanted, deviation = self._moments(function, self._float_values, layer)
-        shift = rounded - wanted
-        unit = np.sqrt(np.mean(deviation**2))
-        return shift, float(np.sqrt(np.mean(shift**2)) / max(unit, 1e-30))
+        return tapped.Tap(tensor, tensor, function)
 
-    def _moments(self, function, values, layer):
-        total = square = 0.0
-        count = 0
-        for (y,) in self._runner.values(function, self._samples, values):
-            rows = np.moveaxis(y, layer.channel_axis, -1)
-            rows = rows.reshape(-1, rows.shape[-1]).astype(np.float64)
-            total += rows.sum(axis=0)
-            square += (rows**2).sum(axis=0)
-            count += len(rows)
-        mean = total / count
-        return mean, np.sqrt(np.maximum(square / count - mean**2, 0.0))
+    def correct(tensor: str) -> tapped.Tap:
+        axis = axes[tensor]
+
+        def function(values):
+            change = added[tensor]
+            if change is None:
+                mean, deviation = wanted[tensor]
+                shift = _moments(values, axis)[0] - mean
+                found[tensor] = shift, deviation
+                change = -shift
+            return [value + _along(change, axis, value) for value in values]
+
+        return tapped.Tap(tensor, tensor, function)
+
+    def function(*fed):
+        size = len(graph.inputs)
+        split = [fed[at : at + size] for at in range(0, len(fed), size)]
+        measured = [t for t, change in added.items() if change is None]
+        taps = [keep(tensor) for tensor in measured]
+        tapped.splice(reference, split, (), taps=taps)
+        taps = [correct(tensor) for tensor in added]
+        tapped.splice(graph, split, (), taps=taps)
+        return found
+
+    graph, reference = (
+        frozen.with_sums_in_pairs(g) for g in (graph, reference)
+    )
+    traced = tf.function(function, autograph=False)
+    with tapped.unoptimised():
+        values = traced(*(tensor for feeds in batches for tensor in feeds))
+    shifts = {}
+    for tensor, (shift, deviation) in values.items():
+        unit = np.sqrt(np.mean(deviation.numpy().astype(np.float64) ** 2))
+        size = np.sqrt(np.mean(shift.numpy().astype(np.float64) ** 2))
+        shifts[tensor] = shift.numpy(), float(size / max(unit, 1e-30))
+    return shifts
+
+
+def _batches(
+    graph: ir.Graph, samples: Mapping[str, np.ndarray]
+) -> list[list[tf.Tensor]]:
+    """Samples as the graph takes them, as many as memory has room for.
+
+    One batch where the graph leaves its size open; else as many of the size
+    that it has as there are whole ones, or one that repeats the last sample.
+    """
+    largest = max(
+        int(np.prod([n for n in graph.shape(layer.output)[1:] if n]))
+        for layer in linear_layers.find(graph)
+    )
+    room = max(_MOST_BYTES // (4 * largest), _LEAST_SAMPLES)
+    total = min(len(next(iter(samples.values()))), room)
+    size = evaluation.batch_size(graph.inputs, total)
+    if total >= size:
+        total -= total % size
+    few = {name: array[:total] for name, array in samples.items()}
+    return [feeds for feeds, _ in evaluation.fed(graph.inputs, few, size)]
+
+
+def _moments(
+    values: Sequence[tf.Tensor], axis: int
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Mean and deviation by channel over batches, float32 (C,)."""
+    positions = [a for a in range(values[0].shape.rank) if a != axis]
+    # By sample first: a sum of millions would lose digits.
+    inner = positions[1:]
+    means, squares = [], []
+    for value in values:
+        means.append(tf.reduce_mean(value, inner) if inner else value)
+        square = tf.square(value)
+        squares.append(tf.reduce_mean(square, inner) if inner else square)
+    mean = tf.reduce_mean(tf.concat(means, 0), 0)
+    square = tf.reduce_mean(tf.concat(squares, 0), 0)
+    return mean, tf.sqrt(tf.nn.relu(square - tf.square(mean)))
+
+
+def _along(change, axis: int, value: tf.Tensor) -> tf.Tensor:
+    """A change by channel, (C,), so that it can be added to a tensor."""
+    shape = [1] * value.shape.rank
+    shape[axis] = -1
+    return tf.reshape(tf.cast(change, value.dtype), shape)
