@@ -38,6 +38,7 @@ from dsg_tf import (
     export_config,
     files,
     fingerprints,
+    needs,
     progress,
     synthesis_config,
 )
@@ -93,7 +94,9 @@ def score(
     """
     import dsg_tf
 
-    settings = config_lib.PipelineConfig(synthesis=synthesis)
+    # Every width on the same samples, of the full amount.
+    synthesis = dataclasses.replace(synthesis, tolerance=0.0)
+    settings = needs.complete(config_lib.PipelineConfig(synthesis=synthesis))
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         samples = pathlib.Path(folder) / "samples.npz"

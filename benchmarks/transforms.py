@@ -115,7 +115,9 @@ class Samples:
     def _synthetic(self, case: str, seed: str, path: pathlib.Path) -> None:
         import dsg_tf
 
-        synthesis = dsg_tf.SynthesisConfig(num_samples=80, seed=int(seed))
+        synthesis = dsg_tf.SynthesisConfig(
+            num_samples=80, tolerance=0, seed=int(seed)
+        )
         dsg_tf.synthesize(
             str(self._shared / cases.CASES[case].model),
             output=path,

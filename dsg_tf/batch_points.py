@@ -12,6 +12,7 @@ from dsg_tf import (
     batch_models,
     errors,
     grid,
+    needs,
     quantize_flags,
     samples,
 )
@@ -58,7 +59,8 @@ class Point:
         lines = tuple(
             line for line in self.lines if not line.startswith(f"--{axis}=")
         )
-        return Point(values, lines, quantize_flags.parse(lines))
+        config = needs.complete(quantize_flags.parse(lines))
+        return Point(values, lines, config)
 
 
 def points(model: batch_models.Model) -> list[Point]:
@@ -84,7 +86,10 @@ def points(model: batch_models.Model) -> list[Point]:
             if not (real and name in _OF_IMAGES)
         ]
         lines += passed_on
-        found.append(Point(values, tuple(lines), quantize_flags.parse(lines)))
+        # Samples are made by a command that does not know the widths.
+        lines += needs.lines(quantize_flags.parse(lines))
+        config = needs.complete(quantize_flags.parse(lines))
+        found.append(Point(values, tuple(lines), config))
     return found
 
 

@@ -29,7 +29,8 @@ class PipelineConfig:
         for a model's only input.
       input_range: bounds of the input values, (low, high), or None.
       verify_samples: further samples, never used for calibration, on which
-        the .tflite is compared with the float graph.
+        the .tflite is compared with the float graph; None for as many as are
+        optimised together (`dsg_tf.needs`).
       min_agreement: the least share of top-1 agreement (or, where there are
         no classes, of cosine similarity) with the float graph, 0..1.
       allow_unsafe_ops: accept graphs that touch files or call Python.
@@ -47,13 +48,14 @@ class PipelineConfig:
     tags: tuple[str, ...] = ()
     input_shapes: tuple[tuple[str, tuple[int, ...]], ...] = ()
     input_range: tuple[float, float] | None = None
-    verify_samples: int = 16
+    verify_samples: int | None = None
     min_agreement: float = 0.0
     allow_unsafe_ops: bool = False
     resume: bool = True
 
     def __post_init__(self):
-        checks.require_int("--verify_samples", self.verify_samples, 1)
+        if self.verify_samples is not None:
+            checks.require_int("--verify_samples", self.verify_samples, 1)
         checks.require_bool("--resume", self.resume)
         checks.require_number("--min_agreement", self.min_agreement, 0.0, 1.0)
         checks.require_bool("--allow_unsafe_ops", self.allow_unsafe_ops)

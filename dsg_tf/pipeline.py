@@ -26,6 +26,7 @@ from dsg_tf import (
     diversity,
     files,
     layer_store,
+    needs,
     passes,
     sampling,
     source_model,
@@ -87,7 +88,7 @@ def quantize_model(
       result = dsg_tf.quantize_model("net", output="net_int8.tflite")
       result.report["outputs"]["output_0"]["top1_agreement"]
     """
-    config = config or config_lib.PipelineConfig()
+    config = needs.complete(config or config_lib.PipelineConfig())
     output = pathlib.Path(output)
     clock = _Clock()
     writer = writers.of(config.export)
@@ -181,7 +182,7 @@ def synthesize(
     Raises:
       errors.UserError: as `quantize_model`.
     """
-    config = config or config_lib.PipelineConfig()
+    config = needs.complete(config or config_lib.PipelineConfig())
     # Samples that are given are for quantize_model; these are to be made.
     config = dataclasses.replace(config, samples="")
     output = pathlib.Path(output)

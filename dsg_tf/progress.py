@@ -14,6 +14,8 @@ from absl import logging
 
 # Seconds between two lines of a log.
 LOG_INTERVAL_S = 5.0
+# Units of work that make a pace.
+_TIMED = 2
 
 
 class Task:
@@ -32,6 +34,10 @@ class Task:
         self._name, self._total, self._unit = name, total, unit
         self._clock = clock
         self._start = self._last = clock()
+        # When the first fresh work was done: before it lie compiling and the
+        # like, which say nothing of the pace.
+        self._first: float | None = None
+        self._counted = 0
         self._done = self._skipped = 0
         self._logged = False
 
@@ -42,16 +48,19 @@ class Task:
     def skip(self, amount: int) -> None:
         """Counts work that an earlier run has done; it does not bear on ETA."""
         self._skipped += amount
-        self.advance(amount)
+        self._done += amount
 
     def advance(self, amount: int = 1, detail: str = "") -> None:
         """Counts work as done and shows it when it is time to."""
-        self._done += amount
-        now = self._clock()
+        now = self._time(amount)
         if now - self._last >= LOG_INTERVAL_S:
             self._last = now
             self._logged = True
             self.show(self.line(detail))
+
+    def extend(self, amount: int) -> None:
+        """There is more to do than was thought."""
+        self._total += amount
 
     def reach(self, done: int, total: int | None = None) -> None:
         """Counts work up to `done`; fits callbacks of (done, total)."""
@@ -66,12 +75,20 @@ class Task:
     def show(self, line: str) -> None:
         logging.info("%s", line)
 
+    def _time(self, amount: int) -> float:
+        """Counts work as done; returns the time."""
+        now = self._clock()
+        self._done += amount
+        if self._first is None:
+            self._first, self._counted = now, self._done
+        return now
+
     def eta_s(self) -> float | None:
-        """Seconds left at the pace so far; None before there is one."""
-        fresh = self._done - self._skipped
-        if fresh <= 0:
+        """Seconds left at the pace so far; None before two timed units."""
+        timed = self._done - self._counted
+        if self._first is None or timed < _TIMED:
             return None
-        return (self._clock() - self._start) / fresh * self._left
+        return (self._clock() - self._first) / timed * self._left
 
     def line(self, detail: str = "") -> str:
         """For instance `synthesis 40/750 steps (5 %), 58 s left, loss 0.9`."""
@@ -96,9 +113,17 @@ class _BarTask(Task):
         self._bar = bar
         self._id = bar.add_task(name, total=total, detail="")
 
+    def skip(self, amount: int) -> None:
+        super().skip(amount)
+        self._bar.update(self._id, advance=amount)
+
     def advance(self, amount: int = 1, detail: str = "") -> None:
-        self._done += amount
+        self._time(amount)
         self._bar.update(self._id, advance=amount, detail=detail)
+
+    def extend(self, amount: int) -> None:
+        super().extend(amount)
+        self._bar.update(self._id, total=self._total)
 
     def finish(self) -> None:
         self._bar.update(self._id, completed=self._total)

@@ -66,19 +66,20 @@ def _define_samples(values: flags.FlagValues) -> None:
     flags.DEFINE_integer(
         "num_samples",
         None,
-        "Samples to calibrate with; default: the method's.",
+        "Samples to calibrate with; default: as many as the widths need.",
         flag_values=values,
     )
     flags.DEFINE_integer(
         "batch_size",
         None,
-        "Samples optimised together; default: the method's.",
+        "Samples optimised together; default: as the widths need.",
         flag_values=values,
     )
     flags.DEFINE_integer(
         "steps",
         None,
-        "Optimiser steps per batch; default: the method's.",
+        "Optimiser steps per batch; default: until the ranges of activations have"
+        " settled, or the method's.",
         flag_values=values,
     )
     flags.DEFINE_integer(
@@ -209,9 +210,9 @@ def _define_output(values: flags.FlagValues) -> None:
 def _define_verification(values: flags.FlagValues) -> None:
     flags.DEFINE_integer(
         "verify_samples",
-        16,
+        None,
         "Further samples on which the .tflite is compared with the float"
-        " model.",
+        " model; default: 8, or 16 where the widths need many samples.",
         flag_values=values,
     )
     flags.DEFINE_float(

@@ -31,9 +31,15 @@ class SynthesisConfig:
 
     Attributes:
       method: `dsg`, `zeroq` or `noise`; see `SynthesisConfig.of`.
-      num_samples: samples to make.
+      num_samples: samples to calibrate with; None as many as the widths need
+        (`dsg_tf.needs`).
       batch_size: samples optimised together; a batch is a problem of its own.
-      steps: optimiser steps per batch.
+      steps: optimiser steps per batch; None as many as the widths need.
+      tolerance: how far the ranges of activations may lie from those that BN
+        tells, in bits: a batch that is farther off in more than a tenth of
+        the layers gets twice the steps, until it has `most_steps`. 0 makes
+        `steps`, and no more.
+      most_steps: see `tolerance`; None for what the method's full amount is.
       patience: steps without a fall of the loss by 1 % that end a batch; 0
         never does.
       learning_rate: Adam's, in deviations of the input domain per step.
@@ -79,9 +85,11 @@ class SynthesisConfig:
     """
 
     method: str = "dsg"
-    num_samples: int = 64
-    batch_size: int = 16
-    steps: int = 300
+    num_samples: int | None = None
+    batch_size: int | None = None
+    steps: int | None = None
+    tolerance: float | None = None
+    most_steps: int | None = None
     patience: int = 0
     learning_rate: float = 0.1
     schedule: str = "cosine"
@@ -117,10 +125,13 @@ class SynthesisConfig:
             ("schedule", SCHEDULES),
         ):
             checks.require_choice(_subject(name), getattr(self, name), choices)
-        for name in ("num_samples", "batch_size", "slack_probes"):
-            checks.require_int(_subject(name), getattr(self, name), 1)
-        for name in ("steps", "patience", "seed"):
-            checks.require_int(_subject(name), getattr(self, name), 0)
+        for name, least in _COUNTS.items():
+            if getattr(self, name) is not None:
+                checks.require_int(_subject(name), getattr(self, name), least)
+        if self.tolerance is not None:
+            checks.require_number(
+                _subject("tolerance"), self.tolerance, 0.0, math.inf
+            )
         for name in _SWITCHES:
             checks.require_bool(_subject(name), getattr(self, name))
         for name in _WEIGHTS:
@@ -145,7 +156,7 @@ class SynthesisConfig:
 
     def _require_preset(self) -> None:
         """Refuses a config that bears the name of a method that it is not."""
-        if self.method == "noise" and self.steps:
+        if self.method == "noise" and self.steps != 0:
             raise errors.UserError(
                 "--steps",
                 got=f"{self.steps} with the method noise",
@@ -187,6 +198,17 @@ class SynthesisConfig:
 
 # The fields that have a flag of their own; the others are set by --synthesis.
 _OWN_FLAGS = ("method", "num_samples", "batch_size", "steps", "seed")
+
+# Least values. None of the first four leaves the choice to `dsg_tf.needs`.
+_COUNTS = {
+    "num_samples": 1,
+    "batch_size": 1,
+    "steps": 0,
+    "most_steps": 0,
+    "slack_probes": 1,
+    "patience": 0,
+    "seed": 0,
+}
 
 _SWITCHES = (
     "scatter",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -23,14 +24,20 @@ from dsg_tf import (
 )
 from dsg_tf.graph import frozen, ir
 from dsg_tf.synthesis import callbacks as callbacks_lib
-from dsg_tf.synthesis import edge_trial, input_space, natural_images
+from dsg_tf.synthesis import (
+    edge_trial,
+    input_space,
+    natural_images,
+    settling,
+)
 from dsg_tf.synthesis import synthesizer as synthesizer_lib
 
 # Steps of an epoch at most: what callbacks that act on epochs (CSVLogger,
 # TensorBoard, DistanceLog) see as one row.
 _EPOCH_STEPS = 10
-# Where samples note what the edge trial found.
+# Where samples note what the edge trial found, and what each batch took.
 _EDGES = "edges"
+_ROUNDS = "rounds"
 
 
 def synthesize(
@@ -101,6 +108,9 @@ def synthesize(
         )
 
     steps = config.steps
+    if 2 * edge_trial.STEPS > steps and config.fill == "auto":
+        # A trial would take longer than the samples.
+        config = dataclasses.replace(config, fill="wrap")
     fills = edge_trial.candidates(float_graph.inputs, domains, config)
     if _EDGES in store.notes:
         fills = (store.notes[_EDGES]["fill"],)
@@ -122,10 +132,14 @@ def synthesize(
         else:
             model = build(*fills)
         finished = [s // size for s in starts if s in store.finished]
-        ours = _callbacks(config, stage, steps=steps)
-        ours += _watchers(config, folder, finished=finished)
+        targets = callbacks_lib.BatchNormTargets()
+        watchers = [*_watchers(config, folder, finished=finished), *callbacks]
         for start in open_starts:
-            _optimise(model, start // size, [*ours, *callbacks], steps)
+            index = start // size
+            model.reset(index)
+            taken = _settle(model, config, stage, targets, watchers)
+            told = {**store.notes.get(_ROUNDS, {}), str(index): taken}
+            store.note(_ROUNDS, told)
             whole = {n: domains[n].finish(v) for n, v in model.values().items()}
             store.write(start, whole, model.labels.numpy())
     return store
@@ -170,22 +184,43 @@ def _build(graph, layers, *, domains, config) -> synthesizer_lib.Synthesizer:
 
 def _try(model, callbacks, steps: int, *, stage) -> None:
     """A trial: the first batch, in few steps."""
+    model.reset(0)
     ours = _callbacks(model.config, stage, steps=steps)
-    _optimise(model, 0, [*ours, *callbacks], steps)
+    targets = callbacks_lib.BatchNormTargets()
+    _optimise(model, [targets, *ours, *callbacks], steps)
 
 
-def _optimise(model, index: int, callbacks, steps: int) -> None:
-    """Optimises one batch from its start to its end.
+def _settle(model, config, stage, targets, callbacks) -> dict:
+    """Optimises a batch until its ranges are those that BN tells.
+
+    Returns:
+      `steps` that it took, and by how many `bits_off` its ranges are.
+    """
+    done, off = 0, math.inf
+    for steps in settling.rounds(config.steps, config.most_steps):
+        if done:
+            stage.extend(steps)
+            model.restart()
+        ours = _callbacks(config, stage, steps=steps)
+        _optimise(model, [targets, *ours, *callbacks], steps)
+        done += steps
+        off = model.bits_off()
+        if off <= config.tolerance or not config.tolerance:
+            break
+    return {"steps": done, "bits_off": round(off, 3)}
+
+
+def _optimise(model, callbacks, steps: int) -> None:
+    """Makes steps on the batch at work.
 
     Raises:
       FloatingPointError: the loss is not finite.
     """
-    model.reset(index)
     per_epoch = max(n for n in range(1, _EPOCH_STEPS + 1) if steps % n == 0)
     # The same seed shall give the same bytes.
     with frozen.in_fixed_order():
         history = model.fit(
-            tf.data.Dataset.from_tensors(0).repeat(),
+            _ticks(steps),
             steps_per_epoch=per_epoch,
             epochs=steps // per_epoch,
             verbose=0,
@@ -194,13 +229,25 @@ def _optimise(model, index: int, callbacks, steps: int) -> None:
         )
     if not np.isfinite(history.history["loss"][-1]):
         raise FloatingPointError(
-            f"the synthesis loss of batch {index} is not finite"
+            f"the synthesis loss of batch {model.batch_index} is not finite"
         )
 
 
+def _ticks(steps: int) -> tf.data.Dataset:
+    """A dataset that gives `fit` nothing, so many times.
+
+    With an end, or tf.data would run ahead as far as it can; and without its
+    tuning, which `fit` waits for at its own end.
+    """
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    options.threading.private_threadpool_size = 1
+    return tf.data.Dataset.from_tensors(0).repeat(steps).with_options(options)
+
+
 def _callbacks(config, stage, *, steps: int) -> list[keras.callbacks.Callback]:
-    """What makes the steps of a batch, in the order they act."""
-    chosen = [callbacks_lib.BatchNormTargets()]
+    """What makes the steps of a round, in the order they act."""
+    chosen = []
     if config.jitter or config.mirror:
         chosen.append(callbacks_lib.ChangeViews())
     if config.schedule == "cosine":

@@ -22,7 +22,13 @@ from dsg_tf import (
     synthesis_config,
 )
 from dsg_tf.graph import frozen, ir
-from dsg_tf.synthesis import input_space, losses, measured, natural_images
+from dsg_tf.synthesis import (
+    input_space,
+    losses,
+    measured,
+    natural_images,
+    settling,
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -180,6 +186,17 @@ class Synthesizer(keras.Model):
             variable.assign(tf.zeros_like(variable))
         # A schedule or a user's callback may have left another rate.
         self.optimizer.learning_rate.assign(self._config.learning_rate)
+
+    def bits_off(self) -> float:
+        """How far the batch's ranges are from BN's; see `settling`."""
+        mean, deviation = (np.asarray(v) for v in self.moments)
+        return settling.bits_off(
+            mean,
+            deviation,
+            target_mean=np.asarray(self.targets.mean),
+            target_deviation=np.asarray(self.targets.sigma),
+            channels=self._measured.channels,
+        )
 
     def change_views(self, rng: np.random.Generator) -> None:
         """Draws how the network sees the samples in the next step."""
