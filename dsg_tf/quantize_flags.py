@@ -78,8 +78,8 @@ def _define_samples(values: flags.FlagValues) -> None:
     flags.DEFINE_integer(
         "steps",
         None,
-        "Optimiser steps per batch; default: until the ranges of activations have"
-        " settled, or the method's.",
+        "Optimiser steps per batch; default: until the samples have settled, or"
+        " the method's.",
         flag_values=values,
     )
     flags.DEFINE_integer(

@@ -36,9 +36,9 @@ class SynthesisConfig:
       batch_size: samples optimised together; a batch is a problem of its own.
       steps: optimiser steps per batch; None as many as the widths need.
       tolerance: how far the ranges of activations may lie from those that BN
-        tells, in bits: a batch that is farther off in more than a tenth of
-        the layers gets twice the steps, until it has `most_steps`. 0 makes
-        `steps`, and no more.
+        tells, in bits (`synthesis.settling`): a batch that is farther off, or
+        has not reached its classes, gets twice the steps again and again, up
+        to `most_steps`. 0 makes `steps`, and no more.
       most_steps: see `tolerance`; None for what the method's full amount is.
       patience: steps without a fall of the loss by 1 % that end a batch; 0
         never does.

@@ -24,13 +24,9 @@ class _Model:
         self.distances_holder = self.distances
         self.stop_training = False
         self.batch_index = 0
-        self.projected = 0
         self.distances = types.SimpleNamespace(
             numpy=lambda: self.distances_holder
         )
-
-    def project(self):
-        self.projected += 1
 
     @property
     def rate(self):
@@ -51,13 +47,6 @@ def _losses(callback, model, losses):
         callback.on_train_batch_end(step, {"loss": loss})
         rates.append(model.rate)
     return rates
-
-
-def test_domain_is_kept_after_every_step():
-    model = _Model()
-    callback = _attach(callbacks.KeepInputDomain(), model)
-    _losses(callback, model, [1.0] * 3)
-    assert model.projected == 3
 
 
 class TestChangeViews:

@@ -294,7 +294,7 @@ class TestLoss:
 
     def test_of_every_kind_falls_in_twenty_steps(self):
         config = dataclasses.replace(_ALL, initializer="gaussian")
-        logs = _fit(_make(config), 20, callbacks.KeepInputDomain()).logs
+        logs = _fit(_make(config), 20).logs
         for name, share in {"bns": 0.5, "label": 0.9, "prior": 0.9}.items():
             values = [row[name] for row in logs]
             assert np.isfinite(values).all()
@@ -465,9 +465,8 @@ class TestStep:
     def test_has_the_batch_size_baked_in(self):
         model = _make(_ALL)
         assert model.samples["x"].shape == (4, 8, 8, 3)
-        assert all(
-            t.shape[0] == 4 for t in model._forward.outputs if t.shape.rank
-        )
+        graph = model._measured.graph
+        assert [port.shape[0] for port in graph.inputs] == [4]
 
 
 class TestDomain:
@@ -482,7 +481,7 @@ class TestDomain:
         )
         config = dataclasses.replace(_ALL, learning_rate=2.0)
         model = _make(config)
-        _fit(model, 3, callbacks.KeepInputDomain(), peek)
+        _fit(model, 3, peek)
         # Float32 rounding of (bound - mean) / deviation and back.
         assert np.abs(seen).max() <= 1 + 1e-6
         assert np.abs(seen).max() == pytest.approx(1, abs=1e-6)
@@ -589,11 +588,12 @@ class TestShapes:
             return self._bn(tf.reduce_mean(x, [1, 2], keepdims=True))
 
         model, _ = self._run(pooled, (None, 8, 8, 3))
-        features = model._forward(
-            tf.convert_to_tensor(model.samples["x"].value)
-        )
-        assert features[0].shape == (4, 1, 1, 3)
-        assert model._distances(0, model.batch_norms[0], features[0])[0] is None
+        assert model._measured.has_positions == (False,)
+        mean, deviation = model.features({"x": model.samples["x"].numpy()})[0]
+        assert mean.shape == deviation.shape == (4, 3)
+        # Without positions nothing but epsilon.
+        epsilon = model.batch_norms[0].epsilon
+        np.testing.assert_allclose(deviation, np.sqrt(epsilon), rtol=1e-6)
 
     def test_conv1d(self):
         kernel = np.random.default_rng(0).normal(0, 1, (3, 2, 4)).astype("f")
@@ -660,13 +660,13 @@ class TestSpectrum:
         assert np.mean(moved > 0.09) > 0.7
 
     def test_falls_in_twenty_steps(self):
-        logs = _fit(_make(self._CONFIG), 20, callbacks.KeepInputDomain()).logs
+        logs = _fit(_make(self._CONFIG), 20).logs
         assert logs[-1]["bns"] < 0.5 * logs[0]["bns"]
 
     def test_images_stay_in_the_domain(self):
         config = dataclasses.replace(self._CONFIG, learning_rate=2.0)
         model = _make(config)
-        _fit(model, 3, callbacks.KeepInputDomain())
+        _fit(model, 3)
         domain = tiny_classifier.domain()
         x = self._images(model) * domain.deviation + domain.mean
         # Float32 rounding of (bound - mean) / deviation and back.
@@ -725,36 +725,64 @@ class TestSlackSources:
         rng = np.random.default_rng([config.seed, 2**31])
         found = [model.features(model.probe(rng))[0] for _ in range(8)]
         mean, deviation = (np.concatenate(v) for v in zip(*found, strict=True))
-        target = model.targets[0]
-        return target, mean, deviation
+        (layer, *_), targets = model.batch_norms, model.targets
+        margins = [
+            float(m.numpy()[0])
+            for m in (targets.mean_margin, targets.sigma_margin)
+        ]
+        return margins, layer, mean, deviation
 
     def test_natural_noise_gives_percentiles_of_its_distances(self):
-        target, mean, deviation = self._margins("natural")
-        mu, sigma = target.mean.numpy(), target.sigma.numpy()
-        for margin, actual, wanted in (
-            (target.mean_margin, mean, mu),
-            (target.sigma_margin, deviation, sigma),
+        margins, layer, mean, deviation = self._margins("natural")
+        for margin, actual, wanted in zip(
+            margins,
+            (mean, deviation),
+            (layer.mean, layer.sigma),
+            strict=True,
         ):
-            distances = np.abs(actual - wanted) / sigma
-            assert float(margin.value) == pytest.approx(
+            distances = np.abs(actual - wanted) / layer.sigma
+            assert margin == pytest.approx(
                 np.percentile(distances, 60), rel=1e-5
             )
 
     def test_differs_from_white_noise(self):
         natural = self._margins("natural")[0]
         white = self._margins("gaussian")[0]
-        assert float(natural.mean_margin.value) != pytest.approx(
-            float(white.mean_margin.value), rel=0.05
-        )
+        assert natural[0] != pytest.approx(white[0], rel=0.05)
 
     def test_share_gives_what_lies_between_samples(self):
-        target, mean, deviation = self._margins("share", percentile=0.9)
+        margins, _, mean, deviation = self._margins("share", percentile=0.9)
         between = mean.var(0)
         share = np.median(between / (between + (deviation**2).mean(0)))
         # 1.645: 90 % of a normal variable.
-        assert float(target.mean_margin.value) == pytest.approx(
-            1.645 * np.sqrt(share), rel=1e-3
+        assert margins[0] == pytest.approx(1.645 * np.sqrt(share), rel=1e-3)
+        assert margins[1] == pytest.approx(1 - np.sqrt(1 - share), rel=1e-3)
+
+
+class TestRounds:
+    def test_a_restart_keeps_the_samples_and_forgets_the_optimizer(self):
+        model = _make(_ALL)
+        _fit(model, 3)
+        before = model.samples["x"].numpy()
+        model.restart()
+        np.testing.assert_array_equal(model.samples["x"].numpy(), before)
+        for variable in model.optimizer.variables:
+            if "learning_rate" not in variable.path:
+                assert not np.any(variable.numpy())
+
+    def test_moments_are_those_of_the_last_step(self):
+        config = dataclasses.replace(_ALL, jitter=0.0, mirror=False)
+        model = _make(config)
+        before = model.values()
+        _fit(model, 1)
+        wanted = np.concatenate([m for m, _ in model.features(before)], 1)
+        np.testing.assert_allclose(
+            model.moments[0].numpy(), wanted, rtol=1e-4, atol=1e-5
         )
-        assert float(target.sigma_margin.value) == pytest.approx(
-            1 - np.sqrt(1 - share), rel=1e-3
-        )
+
+    def test_settling_is_that_of_the_moments(self):
+        model = _make(_ALL)
+        _fit(model, 1)
+        model.moments[0].assign(np.tile(model.targets.mean.numpy(), (4, 1)))
+        model.moments[1].assign(np.tile(model.targets.sigma.numpy(), (4, 1)))
+        assert model.settling().bits_off == pytest.approx(0, abs=1e-5)

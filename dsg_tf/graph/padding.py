@@ -1,8 +1,8 @@
 """Padding that stands before a convolution, as the convolution's own.
 
-PyTorch pads on both sides, which TensorFlow's SAME does too where the stride is
-1; converted models pad by an operation of its own, which copies the whole feature
-map, and copies its gradient back.
+PyTorch pads on both sides, which TensorFlow's SAME does too where the stride
+is 1. Converted models pad by an operation of its own, which copies the whole
+feature map, and copies its gradient back.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """A strided convolution whose gradient by its input is a convolution too.
 
-TensorFlow's own gradient of a network's first convolution (3 channels, stride 2)
-takes as long as those of ten layers behind it. It is also a convolution of stride
-1 with one set of channels for each phase of the stride, whose channels are then
-laid out as positions.
+TensorFlow's own gradient of a network's first convolution (3 channels, stride
+2) takes as long as those of ten layers behind it. It is also a convolution of
+stride 1 with one set of channels for each phase of the stride, whose channels
+are then laid out as positions.
 """
 
 from __future__ import annotations

@@ -12,8 +12,6 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import tensorflow as tf
 
 # Below this, nothing varies.
@@ -37,45 +35,8 @@ def sample_moments(
     axes = _position_axes(features, channel_axis)
     if not axes:
         return features, tf.fill(tf.shape(features), epsilon**0.5)
-    return _moments(features, axes, epsilon)
-
-
-def _moments(
-    features: tf.Tensor, axes: Sequence[int], epsilon: float
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """m and s over some axes, with their gradient in one go.
-
-    By d m / d h = 1 / P and d s / d h = (h - m) / (P s), with P positions, the
-    gradient of both is h times a factor plus a summand, one each a sample and
-    channel. Derived op by op it is three times the passes over memory, which
-    were half of the time of a step.
-    """
-
-    @tf.custom_gradient
-    def compute(h):
-        mean = tf.reduce_mean(h, axes, keepdims=True)
-        variance = tf.reduce_mean(
-            tf.math.squared_difference(h, mean), axes, keepdims=True
-        )
-        deviation = _deviation(variance + epsilon)
-
-        def gradient(mean_upstream, deviation_upstream):
-            positions = tf.cast(tf.size(h) / tf.size(mean), h.dtype)
-            by_mean, by_deviation = (
-                tf.reshape(g, tf.shape(mean)) / positions
-                for g in (mean_upstream, deviation_upstream)
-            )
-            # Where nothing varies the deviation is a constant.
-            factor = tf.where(
-                variance + epsilon > _SMALLEST_VARIANCE,
-                by_deviation / deviation,
-                0.0,
-            )
-            return h * factor + (by_mean - mean * factor)
-
-        return (tf.squeeze(mean, axes), tf.squeeze(deviation, axes)), gradient
-
-    return compute(features)
+    mean, variance = tf.nn.moments(features, axes)
+    return mean, deviation(variance + epsilon)
 
 
 def has_positions(features: tf.Tensor, channel_axis: int) -> bool:
@@ -89,7 +50,7 @@ def has_positions(features: tf.Tensor, channel_axis: int) -> bool:
 
 
 def batch_moments(
-    mean: tf.Tensor, deviation: tf.Tensor, *, epsilon: float = 0.0
+    mean: tf.Tensor, deviations: tf.Tensor, *, epsilon=0.0
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Moments over the whole batch, from those of its samples.
 
@@ -98,15 +59,15 @@ def batch_moments(
     *between* images too, which no single sample can show.
 
     Args:
-      mean, deviation: float (B, C), from `sample_moments`.
-      epsilon: what the deviation already contains.
+      mean, deviations: float (B, C), from `sample_moments`.
+      epsilon: what the deviations already contain, float (C,) or one number.
 
     Returns:
       M and S, float (C,).
     """
-    within = tf.reduce_mean(tf.square(deviation) - epsilon, axis=0)
+    within = tf.reduce_mean(tf.square(deviations) - epsilon, axis=0)
     between = tf.math.reduce_variance(mean, axis=0)
-    return tf.reduce_mean(mean, 0), _deviation(within + between + epsilon)
+    return tf.reduce_mean(mean, 0), deviation(within + between + epsilon)
 
 
 def slack_squares(
@@ -211,7 +172,7 @@ def total_variation(images: tf.Tensor) -> tf.Tensor:
     return tf.reduce_mean(tf.square(down)) + tf.reduce_mean(tf.square(right))
 
 
-def _deviation(variance: tf.Tensor) -> tf.Tensor:
+def deviation(variance: tf.Tensor) -> tf.Tensor:
     """The root of a variance, with gradient 0 where nothing varies.
 
     The root's own gradient is infinite there: a channel behind a ReLU that is

@@ -1,14 +1,14 @@
 """What BN layers remember, measured in a network whose BN is folded.
 
-A folded BN layer is no operation any more: its output y = k (x - mean) + beta
-comes out of the convolution before it, with k = gamma / sigma. The moments of x
-follow from those of y, so that the samples can be optimised on the folded graph:
-two passes over memory less for every layer forward, and one backward.
+A folded BN layer is no operation any more: the convolution before it computes
+the layer's output y = k (x - mean) + beta, with k = gamma / sigma. The moments
+of x follow from those of y, so that samples can be optimised on the folded
+graph: two passes over memory less for every layer forward, and one backward.
 
-The measuring itself is one function with a gradient of its own, the activation
-behind the layer included. A step of synthesis is bound by memory, not by
-arithmetic: derived operation by operation, moments and activation read and wrote
-every feature map a dozen times.
+The measuring is one function with a gradient of its own, which includes the
+activation behind the layer. A step of synthesis is bound by memory, not by
+arithmetic: derived operation by operation, moments and activation read and
+wrote every feature map a dozen times.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import tensorflow as tf
 
 from dsg_tf import bn_statistics
 from dsg_tf.graph import frozen, ir, padding, strided, tapped
+from dsg_tf.synthesis import losses
 from dsg_tf.transforms import fold_batch_norm
 
 # Activations that are computed with the moments, by the bound above.
@@ -154,7 +155,7 @@ class MeasuredGraph:
         epsilon = np.repeat(
             [np.float32(layer.epsilon) for layer in self.layers], self.channels
         )
-        deviation = deviation_of(variance * np.square(per_unit) + epsilon)
+        deviation = losses.deviation(variance * np.square(per_unit) + epsilon)
         if alive.all():
             return mean, deviation
         # What folding has lost has no distance, and no gradient.
@@ -163,19 +164,6 @@ class MeasuredGraph:
             tf.where(alive, mean, offset),
             tf.where(alive, deviation, sigma),
         )
-
-
-# Below this, nothing varies.
-_SMALLEST_VARIANCE = 1e-12
-
-
-def deviation_of(variance: tf.Tensor) -> tf.Tensor:
-    """The root of a variance, with gradient 0 where nothing varies.
-
-    The root's own gradient is infinite there: a channel behind a ReLU that is
-    dead for a whole sample would make every pixel NaN where epsilon is 0.
-    """
-    return tf.sqrt(tf.maximum(variance, _SMALLEST_VARIANCE))
 
 
 def _readings(
@@ -257,8 +245,8 @@ def _measure(reading, batch, measured, tensor, features):
         # Channels first: a view of it as (B, C, P).
         if axis != 1 or shape[0] != batch:
             raise ValueError(
-                f"{tensor}: channels along axis {axis} of {shape}; expected 1 or"
-                " the last"
+                f"{tensor}: channels along axis {axis} of {shape}; expected 1"
+                " or the last"
             )
         passed, mean, variance = _moments(
             tf.reshape(features, (batch, shape[1], positions)),

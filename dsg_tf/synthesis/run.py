@@ -70,6 +70,8 @@ def synthesize(
       FloatingPointError: the loss is not finite.
     """
     folder = pathlib.Path(folder)
+    if config.most_steps is None:
+        config = dataclasses.replace(config, most_steps=config.steps)
     float_graph = with_float_inputs(graph)
     store = samples.SampleFolder(
         folder / "samples.parts",
@@ -108,7 +110,7 @@ def synthesize(
         )
 
     steps = config.steps
-    if 2 * edge_trial.STEPS > steps and config.fill == "auto":
+    if steps < 2 * edge_trial.STEPS and config.fill == "auto":
         # A trial would take longer than the samples.
         config = dataclasses.replace(config, fill="wrap")
     fills = edge_trial.candidates(float_graph.inputs, domains, config)
@@ -191,12 +193,12 @@ def _try(model, callbacks, steps: int, *, stage) -> None:
 
 
 def _settle(model, config, stage, targets, callbacks) -> dict:
-    """Optimises a batch until its ranges are those that BN tells.
+    """Optimises a batch until it has settled; see `settling`.
 
     Returns:
-      `steps` that it took, and by how many `bits_off` its ranges are.
+      `steps` that it took, and the fields of `settling.Settling`.
     """
-    done, off = 0, math.inf
+    done, reached = 0, None
     for steps in settling.rounds(config.steps, config.most_steps):
         if done:
             stage.extend(steps)
@@ -204,10 +206,15 @@ def _settle(model, config, stage, targets, callbacks) -> dict:
         ours = _callbacks(config, stage, steps=steps)
         _optimise(model, [targets, *ours, *callbacks], steps)
         done += steps
-        off = model.bits_off()
-        if off <= config.tolerance or not config.tolerance:
+        reached = model.settling()
+        if not config.tolerance or reached.reached(config.tolerance):
             break
-    return {"steps": done, "bits_off": round(off, 3)}
+    told = {
+        # JSON has no infinity.
+        name: round(value, 3) if math.isfinite(value) else None
+        for name, value in dataclasses.asdict(reached).items()
+    }
+    return {"steps": done, **told}
 
 
 def _optimise(model, callbacks, steps: int) -> None:

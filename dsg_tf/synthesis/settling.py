@@ -1,13 +1,15 @@
-"""Whether samples have had steps enough: ranges as BN tells them.
+"""Whether samples have had steps enough.
 
-What calibration takes from samples are ranges of activations. BN tells how wide
-they should be: of a layer's input the widest channel reaches from its mean about
-three deviations far. The same measure of a batch's own moments says by how many
-bits the ranges that it would give are off.
+What calibration takes from samples are ranges of activations. BN tells how
+wide they should be: of a layer's input the widest channel reaches about three
+deviations from its mean. The same measure of a batch's own moments says by how
+many bits the ranges that it would give are off. Behind the last BN the classes
+that were asked for say it: samples without a class have logits near zero.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -16,6 +18,28 @@ import numpy as np
 _DEVIATIONS = 3.0
 # The share of layers that may be farther off than what is told.
 _QUANTILE = 0.9
+# Of the cross-entropy that guessing has. docs/performance.md has the study.
+_MOST_LABEL_SHARE = 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Settling:
+    """How far a batch has come.
+
+    Attributes:
+      bits_off: see `bits_off`.
+      label_share: cross-entropy to the classes that were asked for, as a share
+        of what guessing has; 0 where none are.
+    """
+
+    bits_off: float
+    label_share: float
+
+    def reached(self, tolerance: float) -> bool:
+        """Whether ranges are within so many bits, and classes are reached."""
+        return (
+            self.bits_off <= tolerance and self.label_share <= _MOST_LABEL_SHARE
+        )
 
 
 def bits_off(
@@ -48,10 +72,10 @@ def bits_off(
       1.0
     """
     mean = np.asarray(mean, np.float64)
-    total = np.sqrt(np.mean(np.square(deviation), 0) + np.var(mean, 0))
-    own = _reaches(np.mean(mean, 0), total, channels)
     wanted = _reaches(target_mean, target_deviation, channels)
     with np.errstate(divide="ignore", invalid="ignore"):
+        total = np.sqrt(np.mean(np.square(deviation), 0) + np.var(mean, 0))
+        own = _reaches(np.mean(mean, 0), total, channels)
         off = np.abs(np.log2(own / wanted))
     # A layer that BN remembers as constant zero has no range to miss.
     off = off[wanted > 0]

@@ -9,6 +9,7 @@ and the user's, do what happens around the steps. Batches are independent:
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 
 import keras
@@ -140,6 +141,7 @@ class Synthesizer(keras.Model):
         self.moments = tuple(
             self._state((batch, channels), name) for name in ("m", "s")
         )
+        self.label_share = self._state((), "label_share")
         self.batch_index = 0
         # For tf.gradients, which wants a graph, also where Keras runs eagerly.
         self._descent = tf.function(self._loss_and_gradients, autograph=False)
@@ -187,16 +189,17 @@ class Synthesizer(keras.Model):
         # A schedule or a user's callback may have left another rate.
         self.optimizer.learning_rate.assign(self._config.learning_rate)
 
-    def bits_off(self) -> float:
-        """How far the batch's ranges are from BN's; see `settling`."""
+    def settling(self) -> settling.Settling:
+        """How far the batch had come in the last step."""
         mean, deviation = (np.asarray(v) for v in self.moments)
-        return settling.bits_off(
+        off = settling.bits_off(
             mean,
             deviation,
             target_mean=np.asarray(self.targets.mean),
             target_deviation=np.asarray(self.targets.sigma),
             channels=self._measured.channels,
         )
+        return settling.Settling(off, float(self.label_share.numpy()))
 
     def change_views(self, rng: np.random.Generator) -> None:
         """Draws how the network sees the samples in the next step."""
@@ -305,12 +308,20 @@ class Synthesizer(keras.Model):
             scores, *outputs = outputs
         if scores is not None and config.label_weight:
             scores = tf.reshape(scores, (config.batch_size, scores.shape[-1]))
-            terms["label"] = config.label_weight * losses.label_loss(
+            loss = losses.label_loss(
                 scores,
                 self.labels.value,
                 temperature=config.label_temperature,
                 multi_label=self._head.multi_label,
             )
+            terms["label"] = config.label_weight * loss
+            classes = scores.shape[-1]
+            guessing = (
+                classes * math.log(2)
+                if self._head.multi_label
+                else math.log(max(classes, 2))
+            )
+            self.label_share.assign(loss / guessing)
         outputs = [t for t in outputs if t.shape.rank]
         if outputs and config.spread_weight:
             spread = [losses.spread_loss(t) for t in outputs]
