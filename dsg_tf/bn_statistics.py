@@ -15,7 +15,7 @@ import dataclasses
 import numpy as np
 
 from dsg_tf import bn_patterns, errors, other_norms
-from dsg_tf.graph import evaluation, ir, naming
+from dsg_tf.graph import evaluation, ir, memo, naming
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -59,6 +59,7 @@ class BatchNorm:
         return len(self.mean)
 
 
+@memo.per_graph
 def find(graph: ir.Graph) -> tuple[BatchNorm, ...]:
     """All BN layers of the graph, in topological order.
 

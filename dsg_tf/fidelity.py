@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from dsg_tf import progress, samples, verify
-from dsg_tf.graph import evaluation, frozen, ir, naming
+from dsg_tf.graph import evaluation, frozen, ir, naming, tapped
 from dsg_tf.tflite import flatbuffer, interpreter
 
 
@@ -114,12 +114,12 @@ def _outputs(
     function = frozen.to_function(frozen.with_batch_size(graph, 1))
     collected: list[list[np.ndarray]] = [[] for _ in graph.outputs]
     for sample in held_out.one_by_one():
-        values = function(
-            *(
-                tf.constant(sample[port.name].astype(port.dtype.as_numpy_dtype))
-                for port in graph.inputs
-            )
-        )
+        feeds = [
+            tf.constant(sample[port.name].astype(port.dtype.as_numpy_dtype))
+            for port in graph.inputs
+        ]
+        with tapped.unoptimised():
+            values = function(*feeds)
         for parts, value in zip(collected, values, strict=True):
             parts.append(value.numpy())
     return {

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from dsg_tf import linear_layers, qtypes
-from dsg_tf.graph import ir
+from dsg_tf.graph import ir, memo
 
 
 class Edit:
@@ -153,6 +153,7 @@ class Edit:
             self._taken.add(node.name)
 
 
+@memo.per_graph
 def with_own_constants(graph: ir.Graph) -> ir.Graph:
     """The graph with a kernel and a bias of its own, Const, for each layer."""
     edit = Edit(graph)

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 import numpy as np
 import tensorflow as tf
 
-from dsg_tf.graph import evaluation, grouped_convolutions, ir, naming
+from dsg_tf.graph import evaluation, grouped_convolutions, ir, memo, naming
 
 # What may stand between an operation and its bias and leaves channels alone.
 SHAPE_OPS = frozenset({"BatchToSpaceND", "ExpandDims", "Reshape", "Squeeze"})
@@ -185,6 +185,7 @@ class LinearLayer:
         return 2 if self.op == "Conv2DBackpropInput" else 3
 
 
+@memo.per_graph
 def find(graph: ir.Graph) -> tuple[LinearLayer, ...]:
     """All layers with float32 weights, in topological order.
 

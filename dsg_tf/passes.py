@@ -113,6 +113,16 @@ def run(
     return Prepared(rounded, graph, tuple(reports), untreated)
 
 
+def folded(graph: ir.Graph) -> ir.Graph:
+    """The graph that is rounded where nothing comes between.
+
+    BN folded, and constants of their own for all layers.
+    """
+    return layer_edits.with_own_constants(
+        fold_batch_norm.fold_batch_norm(graph)[0]
+    )
+
+
 def choose_grids(
     graph: ir.Graph, config: export_config.ExportConfig
 ) -> dict[str, qtypes.QuantParams]:

@@ -15,7 +15,7 @@ import tensorflow as tf
 from absl import logging
 
 from dsg_tf import bn_statistics
-from dsg_tf.graph import evaluation, frozen, ir
+from dsg_tf.graph import evaluation, frozen, ir, tapped
 from dsg_tf.synthesis import losses
 
 # A channel is dead where its variance is lost beside epsilon (BN then shows
@@ -104,7 +104,7 @@ def of_graph(
     function = _function(graph, layers)
     gathered: list[list] = [[] for _ in layers]
     for feeds, keep in evaluation.fed(graph.inputs, arrays, batch_size):
-        with frozen.in_fixed_order():
+        with tapped.unoptimised():
             values = function(*feeds)
         for parts, (mean, deviation) in zip(gathered, values, strict=True):
             parts.append(

@@ -181,6 +181,8 @@ class TFLiteWriter:
 
     def __init__(self, config: export_config.ExportConfig):
         self._config = config
+        # What `check_model` has converted: the graph that it was made of.
+        self._converted: tuple[ir.Graph, bytes] | None = None
 
     def check_output(self, output: pathlib.Path) -> None:
         """Refuses a place where no file can be written."""
@@ -190,7 +192,9 @@ class TFLiteWriter:
         """Refuses, before the long work, what the exporter cannot do."""
         config = self._config
         convert.check_io_type(config.io_type, config.activation_bits)
-        float_tflite = to_float_tflite(source.graph)
+        graph = passes.folded(source.graph)
+        float_tflite = to_float_tflite(graph)
+        self._converted = graph, float_tflite
         if config.exporter == "tflite_converter":
             # Which operations it refuses it says only when it meets them.
             self._convert(source.graph, _any_sample(source))
@@ -207,7 +211,7 @@ class TFLiteWriter:
     ) -> Written:
         """Writes the file; it is checked before it gets its name."""
         config = self._config
-        reference = to_float_tflite(prepared.reference)
+        reference = self._reference(prepared.reference)
         if config.exporter == "tflite_converter":
             model = self._convert(prepared.graph, calibrating)
             files.write_atomically(output, model)
@@ -254,6 +258,12 @@ class TFLiteWriter:
             ranges=ranges,
             unmatched=exported.unmatched,
         )
+
+    def _reference(self, graph: ir.Graph) -> bytes:
+        """The float .tflite of the graph that was rounded."""
+        if self._converted is not None and self._converted[0] is graph:
+            return self._converted[1]
+        return to_float_tflite(graph)
 
     def _ranges(
         self,

@@ -21,10 +21,11 @@ from collections.abc import Mapping
 import numpy as np
 
 from dsg_tf import bn_statistics, layer_edits, linear_layers
-from dsg_tf.graph import ir
+from dsg_tf.graph import ir, memo
 from dsg_tf.transforms import pass_report
 
 
+@memo.per_graph
 def fold_batch_norm(
     graph: ir.Graph,
 ) -> tuple[ir.Graph, pass_report.PassReport]:
