@@ -18,7 +18,14 @@ from collections.abc import Callable
 import numpy as np
 from absl import flags
 
-from dsg_tf import classifiers, cli, files, image_flags, labelled_images
+from dsg_tf import (
+    classifiers,
+    cli,
+    files,
+    image_flags,
+    labelled_images,
+    stages,
+)
 
 _USAGE = """
 Top-1 of a classifier on labelled images.
@@ -104,13 +111,16 @@ def classes_of(
     Raises:
       errors.UserError: model and images do not fit.
     """
-    predict = classifiers.load_predictor(path, batch=batch, signature=signature)
-    return np.concatenate(
-        [
-            classifiers.classify(predict, preprocess(pixels[at : at + _CHUNK]))
-            for at in range(0, len(pixels), _CHUNK)
-        ]
-    )
+    with stages.within("load"):
+        predict = classifiers.load_predictor(
+            path, batch=batch, signature=signature
+        )
+    classes = []
+    for at in range(0, len(pixels), _CHUNK):
+        with stages.within("evaluate"):
+            part = preprocess(pixels[at : at + _CHUNK])
+            classes.append(classifiers.classify(predict, part))
+    return np.concatenate(classes)
 
 
 def _signature_for(path: str) -> str:
@@ -128,7 +138,8 @@ def main() -> int:
     output = pathlib.Path(_FLAGS.output) if _FLAGS.output else None
     if output is not None:
         files.check_writable(output)
-    pixels, labels = labelled_images.load(_FLAGS.data)
+    with stages.within("read images"):
+        pixels, labels = labelled_images.load(_FLAGS.data)
 
     def classes_by(path: str) -> np.ndarray:
         return classes_of(

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 
 from absl import logging
 
+from dsg_tf import stages
+
 # Seconds between two lines of a log.
 LOG_INTERVAL_S = 5.0
 
@@ -45,7 +47,12 @@ class Task:
         self.advance(amount)
 
     def advance(self, amount: int = 1, detail: str = "") -> None:
-        """Counts work as done and shows it when it is time to."""
+        """Counts work as done and shows it when it is time to.
+
+        Raises:
+          stages.Stopped: a signal has come, and somebody has swallowed that.
+        """
+        stages.check()
         self._done += amount
         now = self._clock()
         if now - self._last >= LOG_INTERVAL_S:
@@ -97,6 +104,7 @@ class _BarTask(Task):
         self._id = bar.add_task(name, total=total, detail="")
 
     def advance(self, amount: int = 1, detail: str = "") -> None:
+        stages.check()
         self._done += amount
         self._bar.update(self._id, advance=amount, detail=detail)
 
