@@ -78,9 +78,7 @@ def run(
         del argv
         if not endings.shows_tracebacks():
             faulthandler.disable()  # absl has turned it on.
-        code = guarded(main, resumes=resumes)
-        signals.finish()
-        return code
+        return guarded(main, resumes=resumes)
 
     app.run(work, flags_parser=parse)
 
@@ -117,7 +115,10 @@ def _parse(argv: list[str], values: flags.FlagValues) -> int:
         rest = values([*argv[:1], *flagfiles.expand(argv[1:])])
         if values is not flags.FLAGS:
             flags.FLAGS(argv[:1])  # absl's own logging reads those.
-    except flags.Error as error:
+    except errors.UserError:
+        raise
+    # absl's own flags, --stderrthreshold for one, raise what they like.
+    except (flags.Error, OverflowError, TypeError, ValueError) as error:
         return _fail(str(error))
     if len(rest) > 1:
         return _fail(f"got argument {rest[1]!r}; expected only flags")
@@ -161,8 +162,11 @@ def guarded(
     logging.get_absl_handler().python_handler.stream = sys.stderr
     with signals.handled():
         try:
-            with stages.within(stages.START):
-                code = main()
+            try:
+                with stages.within(stages.START):
+                    code = main()
+            finally:
+                signals.finish()
             sys.stdout.flush()
             return code
         except BaseException as error:

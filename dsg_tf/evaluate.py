@@ -21,6 +21,7 @@ from absl import flags
 from dsg_tf import (
     classifiers,
     cli,
+    errors,
     files,
     image_flags,
     labelled_images,
@@ -96,6 +97,7 @@ def classes_of(
     pixels: np.ndarray,
     preprocess: Callable[[np.ndarray], np.ndarray],
     *,
+    labels: np.ndarray | None = None,
     batch: int = 64,
     signature: str = "",
 ) -> np.ndarray:
@@ -105,12 +107,25 @@ def classes_of(
       path: the classifier; see `classifiers.load_predictor`.
       pixels: (N, H, W, C).
       preprocess: from pixels to float32 in model input units.
+      labels: int64 (N,), each of which must be one of the model's classes.
       batch: images at a time.
       signature: of a SavedModel.
 
     Raises:
-      errors.UserError: model and images do not fit.
+      errors.UserError: model and images, or labels, do not fit.
     """
+
+    def scores_of(images: np.ndarray) -> np.ndarray:
+        scores = predict(images)
+        count = scores.size // len(images)
+        if labels is not None and labels.max() >= count:
+            raise errors.UserError(
+                "--data",
+                got=f"label {labels.max()}",
+                expected=f"0 to {count - 1}, the classes of {path}",
+            )
+        return scores
+
     with stages.within("load"):
         predict = classifiers.load_predictor(
             path, batch=batch, signature=signature
@@ -119,7 +134,7 @@ def classes_of(
     for at in range(0, len(pixels), _CHUNK):
         with stages.within("evaluate"):
             part = preprocess(pixels[at : at + _CHUNK])
-            classes.append(classifiers.classify(predict, part))
+            classes.append(classifiers.classify(scores_of, part))
     return np.concatenate(classes)
 
 
@@ -141,16 +156,17 @@ def main() -> int:
     with stages.within("read images"):
         pixels, labels = labelled_images.load(_FLAGS.data)
 
-    def classes_by(path: str) -> np.ndarray:
+    def classes_by(path: str, of: np.ndarray | None = None) -> np.ndarray:
         return classes_of(
             path,
             pixels,
             lambda part: image_flags.preprocess(_FLAGS, part),
+            labels=of,
             batch=_FLAGS.batch,
             signature=_signature_for(path),
         )
 
-    classes = classes_by(_FLAGS.model)
+    classes = classes_by(_FLAGS.model, labels)
     score = classifiers.Score(int((classes == labels).sum()), len(labels))
     found = {
         "model": _FLAGS.model,

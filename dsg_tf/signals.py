@@ -78,6 +78,7 @@ def handled() -> Iterator[None]:
         yield
         return
     before = {number: signal.getsignal(number) for number in _NUMBERS}
+    _process.over = False
     install()
     try:
         yield
@@ -90,7 +91,7 @@ def handled() -> Iterator[None]:
 
 
 def finish() -> None:
-    """From here on a signal changes nothing: the work is done."""
+    """From here on a signal changes nothing: the work has come to its end."""
     _process.over = True
 
 

@@ -55,6 +55,11 @@ def within(name: str, *, idle: bool = False) -> Iterator[None]:
       >>> with within("load"):
       ...     current()
       'load'
+      >>> with within("run"):
+      ...     with within("load"):
+      ...         pass
+      ...     current()
+      'after load'
       >>> try:
       ...     with within("load"):
       ...         raise ValueError("no model")
@@ -73,6 +78,10 @@ def within(name: str, *, idle: bool = False) -> Iterator[None]:
             with contextlib.suppress(AttributeError, TypeError):
                 setattr(error, _ATTRIBUTE, name)
         raise
+    else:
+        # What comes between two stages is told by the first of them.
+        if _now.stages[:-1]:
+            _now.stages[-2] = (f"after {name}", _now.stages[-2][1])
     finally:
         _now.stages.pop()
 

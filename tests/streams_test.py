@@ -70,6 +70,6 @@ def test_full_disk_behind_standard_output_is_one_line():
     ],
 )
 def test_terminal_of_few_characters_gets_escapes(environment):
-    code, out, err = _shell("| tail -2", "print", **environment)
+    code, out, err = _shell("| tail -3", "print", **environment)
     assert (code, err) == (0, "")
-    assert out == "Ma\\xdfe\ndone\n"
+    assert out == "Ma\\xdfe\n\ndone\n"
