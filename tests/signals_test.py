@@ -100,6 +100,7 @@ def test_while_tensorflow_is_imported_nobody_can_swallow_it(number, code, word):
 
 def test_second_ctrl_c_ends_at_once_in_native_code_too():
     process = _act("native")
+    time.sleep(0.5)  # For it to be in there.
     process.send_signal(signal.SIGINT)
     time.sleep(0.5)
     assert process.poll() is None  # Python gets no turn.
