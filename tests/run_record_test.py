@@ -166,6 +166,17 @@ def test_random_bytes_are_refused_and_kept(tmp_path, seed):
     _refused(tmp_path, "runs.sqlite: got .*; expected")
 
 
+def test_damage_of_any_page_is_found_when_the_record_is_opened(tmp_path):
+    path = _filled(tmp_path)
+    content = path.read_bytes()
+    size = int.from_bytes(content[16:18], "big")
+    noise = np.random.default_rng(0).bytes(size)
+    for start in range(size, len(content), size):
+        path.write_bytes(content[:start] + noise + content[start + size :])
+        with pytest.raises(errors.UserError, match=r"runs\.sqlite: got"):
+            run_record.RunRecord(tmp_path)
+
+
 def test_what_is_no_file_is_refused(tmp_path):
     path = tmp_path / run_record.NAME
     path.mkdir()
