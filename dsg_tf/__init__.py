@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
 
 # TensorFlow reads this when it is first imported, and by itself leaves its
 # oneDNN kernels off on many processors: depthwise convolutions and their
@@ -21,6 +22,23 @@ import os
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 __version__ = "0.1.0"
+
+
+def _is_command() -> bool:
+    """Whether this process is one of dsg_tf's commands, about to start."""
+    name = os.path.basename(sys.argv[0]) if sys.argv else ""
+    if name != "-m":  # So it is while `python -m` looks for the module.
+        return name in ("dsg-quantize", "dsg-batch")
+    at = sys.orig_argv.index("-m") if "-m" in sys.orig_argv else -1
+    return sys.orig_argv[at + 1].startswith("dsg_tf.")
+
+
+if _is_command():
+    # Before all else: what is imported next takes a while, and Ctrl-C in it
+    # would be a traceback.
+    from dsg_tf import signals
+
+    signals.install()
 
 _MODULE_OF = {
     "ExportConfig": "dsg_tf.export_config",

@@ -4,17 +4,16 @@
       --seed=0,1,2 --output_dir=out
 
 Exit codes: 0 all runs are done, 1 the user can mend it, 2 some runs failed or
-are below --min_agreement, 130 interrupted; the same command goes on.
+are below --min_agreement, 70 a defect of dsg_tf, 130 interrupted and 143
+terminated; the same command goes on.
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
 import pathlib
-import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from absl import flags, logging
 
@@ -31,6 +30,7 @@ from dsg_tf import (
     run_record,
     run_table,
     schedule,
+    stages,
 )
 from dsg_tf import config as config_lib
 
@@ -182,7 +182,8 @@ def _tell_failed(
 def _run(values: flags.FlagValues, folder: pathlib.Path) -> int:
     """Runs the grid; returns the exit code."""
     # Once without a folder: what is wrong leaves nothing behind.
-    _check_grid(values, folder)
+    with stages.within("plan"):
+        _check_grid(values, folder)
     _check_folder(folder)
     if values.dry_run:
         return _dry_run(values, folder)
@@ -196,7 +197,8 @@ def _run(values: flags.FlagValues, folder: pathlib.Path) -> int:
         _tell(planned)
         workers = local_runner.LocalRunner(values.jobs, keep_open=[lock])
         driver = schedule.Driver(folder, record, workers)
-        failed = driver.drive(planned.todo, skipped=len(planned.done))
+        with stages.within("runs"):
+            failed = driver.drive(planned.todo, skipped=len(planned.done))
         asked = {run.key for run in (*planned.todo, *planned.done)}
         rows = [row for row in record.rows() if row.key in asked]
         record.close()
@@ -247,20 +249,6 @@ def _export(values: flags.FlagValues, folder: pathlib.Path) -> None:
     logging.info("table: %s", target)
 
 
-@contextlib.contextmanager
-def _terminated_like_interrupted() -> Iterator[None]:
-    """SIGTERM, as clusters and service managers send it, ends as Ctrl-C."""
-
-    def interrupt(*_) -> None:
-        raise KeyboardInterrupt
-
-    previous = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
-
-
 def main(values: flags.FlagValues = _FLAGS) -> int:
     """Does what the flags ask for; returns the exit code.
 
@@ -271,12 +259,19 @@ def main(values: flags.FlagValues = _FLAGS) -> int:
     logging.set_verbosity(max(logging.get_verbosity(), logging.INFO))
     code = 0
     if values.models:
-        with _terminated_like_interrupted():
-            code = _run(values, folder)
+        stages.set_folder(folder)
+        code = _run(values, folder)
     if values.export and not values.dry_run:
-        _export(values, folder)
+        with stages.within("export"):
+            _export(values, folder)
     return code
 
 
 if __name__ == "__main__":
-    cli.run(main, usage=_USAGE, groups=batch_flags.GROUPS, values=_FLAGS)
+    cli.run(
+        main,
+        usage=_USAGE,
+        groups=batch_flags.GROUPS,
+        values=_FLAGS,
+        resumes=lambda: True,
+    )

@@ -7,7 +7,13 @@ from collections.abc import Mapping
 
 from absl import flags
 
-from dsg_tf import errors, image_flags, quantize_flags, synthesis_config
+from dsg_tf import (
+    errors,
+    flag_values,
+    image_flags,
+    quantize_flags,
+    synthesis_config,
+)
 
 # Flags of dsg_tf.quantize that take several values here, and `bits`, which
 # stands for two of them; each is an axis of the grid. The last one varies
@@ -201,10 +207,11 @@ def check_axes(values: flags.FlagValues) -> None:
             continue
         for text in values[name].value:
             try:
-                whole[name].parser.parse(text)
+                parsed = whole[name].parser.parse(text)
             except (ValueError, TypeError):
                 raise errors.UserError(
                     f"--{name}",
                     got=repr(text),
                     expected=whole[name].parser.syntactic_help,
                 ) from None
+            flag_values.check_value(f"--{name}", parsed)

@@ -10,7 +10,7 @@ import re
 
 from absl import flags
 
-from dsg_tf import batch_flags, errors
+from dsg_tf import batch_flags, errors, flag_values, flagfiles
 
 # Folder beside those of the models.
 SAMPLES = "samples"
@@ -44,6 +44,12 @@ def models(values: flags.FlagValues) -> list[Model]:
     found: list[Model] = []
     for item in values.models:
         name, separator, pattern = item.rpartition("=")
+        if not pattern:
+            raise errors.UserError(
+                "--models",
+                got=f"{item!r} among them, without a path",
+                expected="PATH or NAME=PATH, separated by commas",
+            )
         paths = sorted(glob.glob(pattern)) if glob.has_magic(pattern) else []
         for path in paths or [pattern]:
             found.append(_model(values, name if separator else "", path))
@@ -81,11 +87,12 @@ def _model(values: flags.FlagValues, name: str, path: str) -> Model:
     own = copy.deepcopy(values)
     own["saved_model"].unparse()
     try:
-        rest = own(["", f"--flagfile={path}"])
+        rest = own(["", *flagfiles.expand([f"--flagfile={path}"])])
     except flags.Error as error:
         raise errors.UserError(
             path, got=str(error), expected="flags of dsg_tf.batch, one a line"
         ) from None
+    flag_values.check(own)
     for flag in batch_flags.GROUPS["Batch"]:
         if own[flag].value != values[flag].value:
             raise errors.UserError(

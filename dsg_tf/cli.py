@@ -1,21 +1,34 @@
 """What the command lines share: one-line errors, grouped help, exit codes.
 
 Exit codes: 0 done, 1 the user can mend it, 2 done but below the threshold (of a
-batch: some runs failed), 130 interrupted.
+batch: some runs failed), 70 a defect of dsg_tf, 130 interrupted (SIGINT), 143
+terminated (SIGTERM, SIGHUP).
 """
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import runpy
 import signal
 import sys
 import textwrap
+import threading
 from collections.abc import Callable, Mapping, Sequence
 
 from absl import app, flags, logging
 
-from dsg_tf import errors, lifeline
+from dsg_tf import (
+    endings,
+    errors,
+    flag_values,
+    flagfiles,
+    lifeline,
+    quiet,
+    signals,
+    stages,
+    streams,
+)
 
 _HELP_FLAGS = {"-h", "-help", "--help", "-helpshort", "--helpshort"}
 
@@ -36,6 +49,7 @@ def run(
     usage: str,
     groups: Mapping[str, Sequence[str]],
     values: flags.FlagValues = flags.FLAGS,
+    resumes: Callable[[], bool] = lambda: False,
 ) -> None:
     """Parses the flags, runs `main`, and ends the process.
 
@@ -44,8 +58,10 @@ def run(
       usage: what the command does and an example; the head of `--help`.
       groups: names of flags under the title of their group, for `--help`.
       values: the flags, where they are not absl's global ones.
+      resumes: whether, by the flags, the same command goes on with what a
+        signal has ended.
     """
-    lifeline.follow()
+    _prepare_process()
 
     def parse(argv: list[str]) -> list[str]:
         if _HELP_FLAGS & set(argv[1:]):
@@ -53,17 +69,61 @@ def run(
                 signal.signal(signal.SIGPIPE, signal.SIG_DFL)
             print(help_text(usage, groups, values))
             sys.exit(0)
-        try:
-            rest = values(argv)
-            if values is not flags.FLAGS:
-                flags.FLAGS(argv[:1])  # absl's own logging reads those.
-        except flags.Error as error:
-            sys.exit(_fail(str(error)))
-        if len(rest) > 1:
-            sys.exit(_fail(f"got argument {rest[1]!r}; expected only flags"))
-        return rest
+        code = guarded(lambda: _parse(argv, values))
+        if code:
+            sys.exit(code)
+        return argv
 
-    app.run(lambda argv: guarded(main), flags_parser=parse)
+    def work(argv: list[str]) -> int:
+        del argv
+        if not endings.shows_tracebacks():
+            faulthandler.disable()  # absl has turned it on.
+        return guarded(main, resumes=resumes)
+
+    app.run(work, flags_parser=parse)
+
+
+def _prepare_process() -> None:
+    """What a process does for itself, and a library must not do."""
+    signals.install()
+    signals.watch()
+    streams.harden()
+    quiet.keep()
+    lifeline.follow()
+    sys.excepthook = _uncaught
+    threading.excepthook = lambda raised: _show_log(raised.exc_value)
+    # For instance a signal that came within a callback: see `stages.check`.
+    sys.unraisablehook = lambda raised: None
+
+
+def _uncaught(kind, error: BaseException, trace) -> None:
+    del kind, trace
+    code = _end(error)
+    sys.stdout.flush()
+    os._exit(code)
+
+
+def _show_log(error: BaseException | None) -> None:
+    """Of a thread that has failed: the main one goes on."""
+    if error is not None and not isinstance(error, SystemExit):
+        _end(error)
+
+
+def _parse(argv: list[str], values: flags.FlagValues) -> int:
+    """Sets the flags; returns the exit code."""
+    try:
+        rest = values([*argv[:1], *flagfiles.expand(argv[1:])])
+        if values is not flags.FLAGS:
+            flags.FLAGS(argv[:1])  # absl's own logging reads those.
+    except errors.UserError:
+        raise
+    # absl's own flags, --stderrthreshold for one, raise what they like.
+    except (flags.Error, OverflowError, TypeError, ValueError) as error:
+        return _fail(str(error))
+    if len(rest) > 1:
+        return _fail(f"got argument {rest[1]!r}; expected only flags")
+    flag_values.check(values)
+    return 0
 
 
 def require(values: flags.FlagValues, *names: str) -> None:
@@ -88,19 +148,41 @@ def _mid_sentence(text: str) -> str:
     return (first.lower() if first.istitle() else first) + space + rest
 
 
-def guarded(main: Callable[[], int]) -> int:
-    """Runs `main`; what a user can mend becomes one line and exit code 1."""
+def guarded(
+    main: Callable[[], int], *, resumes: Callable[[], bool] = lambda: False
+) -> int:
+    """Runs `main`; whatever it raises becomes one line and an exit code.
+
+    Args:
+      main: does the work and returns the exit code.
+      resumes: whether the same command goes on with what a signal has ended.
+    """
     # TensorFlow's C++ side talks at length about CPUs and missing GPUs.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     logging.get_absl_handler().python_handler.stream = sys.stderr
-    try:
-        return main()
-    except errors.UserError as error:
-        return _fail(str(error))
-    except KeyboardInterrupt:
-        line = "interrupted; the same command goes on from here"
-        print(line, file=sys.stderr)
-        return 130
+    with signals.handled():
+        try:
+            try:
+                with stages.within(stages.START):
+                    code = main()
+            finally:
+                signals.finish()
+            sys.stdout.flush()
+            return code
+        except BaseException as error:
+            return _end(error, resumes=resumes)
+        finally:
+            stages.set_folder(None)
+
+
+def _end(
+    error: BaseException, *, resumes: Callable[[], bool] = lambda: False
+) -> int:
+    """Says how it ends, and returns the exit code."""
+    goes_on = isinstance(error, KeyboardInterrupt) and resumes()
+    ending = endings.of(error, resumes=goes_on)
+    print(ending.line, file=sys.stderr)
+    return ending.code
 
 
 def help_text(
@@ -127,5 +209,5 @@ def help_text(
 
 
 def _fail(message: str) -> int:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
-    return 1
+    print(endings.line(message), file=sys.stderr)
+    return endings.MENDABLE

@@ -3,7 +3,7 @@
 Every error that a user's input can cause is a `UserError` of four parts:
 the subject (which file, flag, layer), what it got, what was expected, and
 the remedy. The command lines print it as one line and exit with code 1;
-anything else that escapes is a defect of dsg_tf and keeps its traceback.
+anything else that escapes is a defect of dsg_tf; see `endings`.
 """
 
 from __future__ import annotations

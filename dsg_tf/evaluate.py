@@ -18,7 +18,15 @@ from collections.abc import Callable
 import numpy as np
 from absl import flags
 
-from dsg_tf import classifiers, cli, files, image_flags, labelled_images
+from dsg_tf import (
+    classifiers,
+    cli,
+    errors,
+    files,
+    image_flags,
+    labelled_images,
+    stages,
+)
 
 _USAGE = """
 Top-1 of a classifier on labelled images.
@@ -89,6 +97,7 @@ def classes_of(
     pixels: np.ndarray,
     preprocess: Callable[[np.ndarray], np.ndarray],
     *,
+    labels: np.ndarray | None = None,
     batch: int = 64,
     signature: str = "",
 ) -> np.ndarray:
@@ -98,19 +107,35 @@ def classes_of(
       path: the classifier; see `classifiers.load_predictor`.
       pixels: (N, H, W, C).
       preprocess: from pixels to float32 in model input units.
+      labels: int64 (N,), each of which must be one of the model's classes.
       batch: images at a time.
       signature: of a SavedModel.
 
     Raises:
-      errors.UserError: model and images do not fit.
+      errors.UserError: model and images, or labels, do not fit.
     """
-    predict = classifiers.load_predictor(path, batch=batch, signature=signature)
-    return np.concatenate(
-        [
-            classifiers.classify(predict, preprocess(pixels[at : at + _CHUNK]))
-            for at in range(0, len(pixels), _CHUNK)
-        ]
-    )
+
+    def scores_of(images: np.ndarray) -> np.ndarray:
+        scores = predict(images)
+        count = scores.size // len(images)
+        if labels is not None and labels.max() >= count:
+            raise errors.UserError(
+                "--data",
+                got=f"label {labels.max()}",
+                expected=f"0 to {count - 1}, the classes of {path}",
+            )
+        return scores
+
+    with stages.within("load"):
+        predict = classifiers.load_predictor(
+            path, batch=batch, signature=signature
+        )
+    classes = []
+    for at in range(0, len(pixels), _CHUNK):
+        with stages.within("evaluate"):
+            part = preprocess(pixels[at : at + _CHUNK])
+            classes.append(classifiers.classify(scores_of, part))
+    return np.concatenate(classes)
 
 
 def _signature_for(path: str) -> str:
@@ -128,18 +153,20 @@ def main() -> int:
     output = pathlib.Path(_FLAGS.output) if _FLAGS.output else None
     if output is not None:
         files.check_writable(output)
-    pixels, labels = labelled_images.load(_FLAGS.data)
+    with stages.within("read images"):
+        pixels, labels = labelled_images.load(_FLAGS.data)
 
-    def classes_by(path: str) -> np.ndarray:
+    def classes_by(path: str, of: np.ndarray | None = None) -> np.ndarray:
         return classes_of(
             path,
             pixels,
             lambda part: image_flags.preprocess(_FLAGS, part),
+            labels=of,
             batch=_FLAGS.batch,
             signature=_signature_for(path),
         )
 
-    classes = classes_by(_FLAGS.model)
+    classes = classes_by(_FLAGS.model, labels)
     score = classifiers.Score(int((classes == labels).sum()), len(labels))
     found = {
         "model": _FLAGS.model,

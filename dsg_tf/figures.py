@@ -18,7 +18,7 @@ from collections.abc import Sequence
 import numpy as np
 from absl import flags, logging
 
-from dsg_tf import cli, errors, files, quantize_flags, quiet
+from dsg_tf import cli, errors, files, quantize_flags, quiet, stages
 from dsg_tf import config as config_lib
 from dsg_tf import samples as samples_lib
 
@@ -46,6 +46,9 @@ GROUPS = {
 HISTOGRAMS = "moment_histograms"
 BOXES = "moment_boxes"
 NUMBERS = "diversity.json"
+
+# Of an index: Python refuses to read thousands of digits.
+_DIGITS = 9
 
 _FLAGS = flags.FlagValues()
 
@@ -145,7 +148,7 @@ def choose_layers(texts: Sequence[str], names: Sequence[str]) -> list[int]:
     for text in texts:
         if text in names:
             chosen.append(names.index(text))
-        elif text.isdecimal() and int(text) < len(names):
+        elif _is_index(text) and int(text) < len(names):
             chosen.append(int(text))
         else:
             raise errors.UserError(
@@ -157,6 +160,11 @@ def choose_layers(texts: Sequence[str], names: Sequence[str]) -> list[int]:
     return chosen
 
 
+def _is_index(text: str) -> bool:
+    """Whether a text is a whole number from 0, of a size that layers have."""
+    return text.isdecimal() and len(text) <= _DIGITS
+
+
 def parse_channels(texts: Sequence[str]) -> list[int]:
     """Channels' indices.
 
@@ -164,7 +172,7 @@ def parse_channels(texts: Sequence[str]) -> list[int]:
       errors.UserError: not whole numbers from 0.
     """
     for text in texts:
-        if not text.isdecimal():
+        if not _is_index(text):
             raise errors.UserError(
                 "--channels", got=repr(text), expected="whole numbers from 0"
             )
@@ -183,11 +191,13 @@ def main() -> int:
         subject="--output_dir",
     )
     logging.set_verbosity(max(logging.get_verbosity(), logging.INFO))
+    stages.set_folder(folder)
     contents = _contents(paths, real, channels)
-    folder.mkdir(exist_ok=True)
-    for name, content in contents.items():
-        files.write_atomically(folder / name, content)
-        logging.info("%s", folder / name)
+    with stages.within("write"):
+        folder.mkdir(exist_ok=True)
+        for name, content in contents.items():
+            files.write_atomically(folder / name, content)
+            logging.info("%s", folder / name)
     return 0
 
 
@@ -195,8 +205,7 @@ def _contents(
     paths: dict[str, str], real: str, channels: list[int] | None
 ) -> dict[str, bytes | str]:
     """Everything that is to be written, by file name."""
-    # Only now: importing TensorFlow takes seconds.
-    with quiet.captured_stderr(show_on_error=True):
+    with quiet.importing():
         from dsg_tf import (
             diversity,
             drawing,
@@ -208,30 +217,30 @@ def _contents(
         )
 
     drawing.require_matplotlib()
-    source = source_model.load(
-        _FLAGS.saved_model,
-        config_lib.PipelineConfig(
-            **quantize_flags.model_fields(_FLAGS),
-            samples=next(iter(paths.values())),
-        ),
-    )
-    if not source.layers:
-        raise errors.UserError(
+    with stages.within("load"):
+        source = source_model.load(
             _FLAGS.saved_model,
-            got="no BatchNormalization layer",
-            expected="at least one, whose moments samples are held against",
-            remedy="export the model before BN is folded",
+            config_lib.PipelineConfig(
+                **quantize_flags.model_fields(_FLAGS),
+                samples=next(iter(paths.values())),
+            ),
         )
-    # All sets are read before any is run: what is wrong is said at once.
-    sets = {
-        name: _read(path, source.graph.inputs) for name, path in paths.items()
-    }
-    moments = {
-        name: sample_moments.of_graph(
-            source.graph, arrays, layers=source.layers
-        )
-        for name, arrays in sets.items()
-    }
+        if not source.layers:
+            raise errors.UserError(
+                _FLAGS.saved_model,
+                got="no BatchNormalization layer",
+                expected="at least one, whose moments samples are held against",
+                remedy="export the model before BN is folded",
+            )
+        # All sets are read before any is run: what is wrong is said at once.
+        inputs = source.graph.inputs
+        sets = {name: _read(path, inputs) for name, path in paths.items()}
+    moments = {}
+    for name, arrays in sets.items():
+        with stages.within("moments"):
+            moments[name] = sample_moments.of_graph(
+                source.graph, arrays, layers=source.layers
+            )
     names = [x.layer.name for x in next(iter(moments.values()))]
     drawings = {
         HISTOGRAMS: moment_histograms.draw(

@@ -7,7 +7,7 @@ import json
 import os
 import pathlib
 
-from dsg_tf import errors
+from dsg_tf import errors, files
 
 _CHUNK_BYTES = 1 << 20
 
@@ -23,6 +23,9 @@ def of_path(path: str | os.PathLike, *, subject: str = "") -> str:
       errors.UserError: nothing readable is there.
     """
     path = pathlib.Path(path)
+    files.refuse_special(
+        path, subject=subject or None, expected="a readable file or folder"
+    )
     digest = hashlib.sha256()
     try:
         if not path.is_dir():
@@ -31,7 +34,9 @@ def of_path(path: str | os.PathLike, *, subject: str = "") -> str:
         inner = sorted(p for p in path.rglob("*") if p.is_file())
         for file in inner:
             name = file.relative_to(path).as_posix()
-            digest.update(f"{len(name)} {name} {file.stat().st_size} ".encode())
+            head = f"{len(name)} {name} {file.stat().st_size} "
+            # A name need not be UTF-8.
+            digest.update(head.encode("utf-8", "surrogateescape"))
             _add_file(digest, file)
     except OSError as error:
         raise errors.UserError(

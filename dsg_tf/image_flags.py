@@ -8,6 +8,9 @@ from absl import flags
 from dsg_tf import errors, labelled_images
 
 NAMES = ("preprocess", "mean", "std")
+# What is divided by less is no longer a picture, and may overflow.
+_LEAST_STD = 1e-6
+_GREATEST = 1e6
 
 
 def define(values: flags.FlagValues) -> None:
@@ -32,8 +35,8 @@ def check(values: flags.FlagValues) -> None:
     """Refuses flags that cannot be, before any image is read.
 
     Raises:
-      errors.UserError: an unknown way, no numbers, or mean and std that are
-        missing or not wanted.
+      errors.UserError: an unknown way, no finite numbers, a std of 0, or mean
+        and std that are missing or not wanted.
     """
     preprocess(values, np.zeros((0, 1, 1, max(1, len(values.mean))), np.uint8))
 
@@ -64,10 +67,19 @@ def _numbers(name: str, texts: list[str]) -> np.ndarray | None:
     if not texts:
         return None
     try:
-        return np.array([float(text) for text in texts], np.float32)
+        numbers = np.array([float(text) for text in texts], np.float64)
     except ValueError:
         raise errors.UserError(
             f"--{name}",
-            got=",".join(texts),
+            got=repr(",".join(texts)),
             expected="numbers, comma-separated",
         ) from None
+    least = _LEAST_STD if name == "std" else -_GREATEST
+    # `not` and not `or`: NaN is neither below nor above.
+    if not ((least <= numbers) & (numbers <= _GREATEST)).all():
+        raise errors.UserError(
+            f"--{name}",
+            got=",".join(texts),
+            expected=f"finite numbers of at least {least:g}, of pixels 0..1",
+        )
+    return numbers.astype(np.float32)

@@ -15,7 +15,7 @@ import pathlib
 import numpy as np
 from absl import flags, logging
 
-from dsg_tf import cli, files, image_flags, labelled_images
+from dsg_tf import cli, files, image_flags, labelled_images, stages
 
 _USAGE = """
 Real images as samples for dsg_tf.quantize.
@@ -93,9 +93,11 @@ def main() -> int:
     output = pathlib.Path(_FLAGS.output)
     files.check_writable(output)
     logging.set_verbosity(max(logging.get_verbosity(), logging.INFO))
-    found = labelled_images.load_unlabelled(_FLAGS.data)
-    images = draw(found, _FLAGS.num_samples, _FLAGS.seed)
-    write(output, image_flags.preprocess(_FLAGS, images))
+    with stages.within("read images"):
+        found = labelled_images.load_unlabelled(_FLAGS.data)
+        images = draw(found, _FLAGS.num_samples, _FLAGS.seed)
+    with stages.within("write"):
+        write(output, image_flags.preprocess(_FLAGS, images))
     logging.info("%d of %d images: %s", len(images), len(found), output)
     return 0
 

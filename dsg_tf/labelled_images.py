@@ -7,18 +7,20 @@ by numbers are the class indices, others are numbered in alphabetical order.
 
 from __future__ import annotations
 
+import importlib.util
 import pathlib
-import zipfile
+import warnings
 from collections.abc import Sequence
-from typing import IO
 
 import numpy as np
 
-from dsg_tf import errors
+from dsg_tf import errors, files, image_archives, memory
 
 # What `preprocess` can do; its docstring has the formulas.
 PREPROCESSING = ("none", "unit", "symmetric", "standardize")
 
+# More would be no classes; fewer bits than any integer of NumPy has.
+_MOST_CLASSES = 2**31 - 1
 _SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
@@ -33,28 +35,17 @@ def load(path: str) -> tuple[np.ndarray, np.ndarray]:
       and labels int64 (N,).
 
     Raises:
-      errors.UserError: nothing readable is there, sizes differ, or labels are
-        missing.
+      errors.UserError: nothing readable is there, it does not fit into memory,
+        sizes differ, pixels are not finite, or labels are missing or no
+        indices.
     """
-    source = pathlib.Path(path)
+    source = _source(path)
     if source.is_dir():
-        files, labels = _labelled_files(source)
-        return _read_files(source, files), labels
-    arrays = _read_npz(source)
-    missing = {"images", "labels"} - set(arrays)
-    if missing:
-        raise errors.UserError(
-            path,
-            got=f"arrays {sorted(arrays)}",
-            expected="arrays images and labels",
-        )
+        found, labels = _labelled_files(source)
+        return _read_files(source, found), labels
+    arrays = image_archives.read(path, ("images", "labels"))
     images, labels = arrays["images"], arrays["labels"]
-    if labels.shape != (len(images),) or labels.dtype.kind not in "iu":
-        raise errors.UserError(
-            path,
-            got=f"labels {labels.dtype} of shape {labels.shape}",
-            expected=f"{len(images)} whole numbers, one an image",
-        )
+    _check_labels(path, labels, len(images))
     return images, labels.astype(np.int64)
 
 
@@ -68,17 +59,12 @@ def load_unlabelled(path: str) -> np.ndarray:
       Images (N, H, W, C), uint8 from a folder and as stored from an .npz.
 
     Raises:
-      errors.UserError: nothing readable is there, or sizes differ.
+      errors.UserError: as `load`, but for labels.
     """
-    source = pathlib.Path(path)
+    source = _source(path)
     if source.is_dir():
         return _read_files(source, _images_in(source, "**/*"))
-    arrays = _read_npz(source)
-    if "images" not in arrays:
-        raise errors.UserError(
-            path, got=f"arrays {sorted(arrays)}", expected="an array images"
-        )
-    return arrays["images"]
+    return image_archives.read(path, ("images",))["images"]
 
 
 def count_unlabelled(path: str) -> int:
@@ -87,47 +73,43 @@ def count_unlabelled(path: str) -> int:
     Raises:
       errors.UserError: nothing readable is there.
     """
-    source = pathlib.Path(path)
+    source = _source(path)
     if source.is_dir():
         return len(_images_in(source, "**/*"))
-    try:
-        with (
-            zipfile.ZipFile(source) as arrays,
-            arrays.open("images.npy") as array,
-        ):
-            return _length(array)
-    except (OSError, KeyError, EOFError, ValueError, zipfile.BadZipFile):
-        # What reads the whole of it knows best what is wrong.
-        return len(load_unlabelled(path))
+    return image_archives.count(path)
 
 
-def _length(array: IO[bytes]) -> int:
-    """The first axis of an array in NumPy's format, from its header alone."""
-    version = np.lib.format.read_magic(array)
-    read = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
-    }.get(version)
-    if read is None:
-        raise ValueError(f"an array of NumPy's format {version}")
-    shape, _, _ = read(array)
-    return int(np.prod(shape[:1]))
-
-
-def _read_npz(source: pathlib.Path) -> dict[str, np.ndarray]:
+def _source(path: str) -> pathlib.Path:
+    """A path, if it is a file or a folder that can be looked at."""
     expected = "an .npz file or a folder"
-    if not source.is_file():
-        raise errors.UserError(
-            str(source), got="nothing there", expected=expected
-        )
+    files.refuse_special(path, expected=expected)
+    source = pathlib.Path(path)
     try:
-        with np.load(source) as arrays:
-            return {name: arrays[name] for name in arrays.files}
-    except (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile):
-        # TypeError: an .npy, which is an array and no archive.
+        source.stat()
+        if source.is_dir():
+            next(source.iterdir(), None)
+    except (OSError, ValueError) as error:
+        got = getattr(error, "strerror", None) or str(error)
+        if isinstance(error, FileNotFoundError):
+            got = "nothing there"
+        raise errors.UserError(path, got=got, expected=expected) from None
+    return source
+
+
+def _check_labels(path: str, labels: np.ndarray, count: int) -> None:
+    """Refuses what are no class indices, one an image."""
+    if labels.shape != (count,) or labels.dtype.kind not in "iu":
         raise errors.UserError(
-            str(source), got="an unreadable file", expected=expected
-        ) from None
+            path,
+            got=f"labels {labels.dtype} of shape {labels.shape}",
+            expected=f"{count} whole numbers, one an image",
+        )
+    if labels.min() < 0 or labels.max() > _MOST_CLASSES:
+        raise errors.UserError(
+            path,
+            got=f"labels from {labels.min()} to {labels.max()}",
+            expected="indices of classes, from 0",
+        )
 
 
 def _images_in(folder: pathlib.Path, pattern: str) -> list[pathlib.Path]:
@@ -140,59 +122,89 @@ def _labelled_files(
     folder: pathlib.Path,
 ) -> tuple[list[pathlib.Path], np.ndarray]:
     """Image files and labels int64 (N,), from either kind of folder."""
-    files = [p for p in _images_in(folder, "*") if p.stem.isdigit()]
-    if files:
-        return files, np.array([int(p.stem) for p in files], np.int64)
-    classes = sorted(p for p in folder.iterdir() if p.is_dir())
-    numbered = all(p.name.isdigit() for p in classes)
-    labels: list[int] = []
-    for index, one_class in enumerate(classes):
-        found = _images_in(one_class, "*")
-        files += found
-        labels += [int(one_class.name) if numbered else index] * len(found)
-    if not files:
+    # `isdecimal`: to `isdigit` a superscript is a digit, to `int` it is none.
+    paths = [p for p in _images_in(folder, "*") if p.stem.isdecimal()]
+    labels = [int(p.stem) for p in paths]
+    if not paths:
+        classes = sorted(p for p in folder.iterdir() if p.is_dir())
+        numbered = all(p.name.isdecimal() for p in classes)
+        for index, one_class in enumerate(classes):
+            found = _images_in(one_class, "*")
+            paths += found
+            labels += [int(one_class.name) if numbered else index] * len(found)
+    if not paths:
         raise errors.UserError(
             str(folder),
             got="no such image",
             expected="<class index>.jpg files, or a folder of images a class",
         )
-    return files, np.array(labels, np.int64)
+    if max(labels) > _MOST_CLASSES:
+        raise errors.UserError(
+            str(folder),
+            got=f"a name of {len(str(max(labels)))} digits",
+            expected="indices of classes",
+        )
+    return paths, np.array(labels, np.int64)
 
 
 def _read_files(
-    folder: pathlib.Path, files: Sequence[pathlib.Path]
+    folder: pathlib.Path, paths: Sequence[pathlib.Path]
 ) -> np.ndarray:
     """Images uint8 (N, H, W, 3); all must have one size."""
-    try:
-        import PIL.Image
-    except ImportError:
+    if importlib.util.find_spec("PIL") is None:
         raise errors.UserError(
             str(folder),
             got="no Pillow, which reads image files",
             expected="it is installed",
             remedy="pip install pillow, or give an .npz",
-        ) from None
-    if not files:
+        )
+    if not paths:
         raise errors.UserError(
             str(folder), got="no images", expected=", ".join(_SUFFIXES)
         )
-    images = []
-    for path in files:
-        try:
-            with PIL.Image.open(path) as image:
-                images.append(np.asarray(image.convert("RGB")))
-        except OSError:
+    first = _read_file(paths[0])
+    memory.require(str(folder), "images", first.nbytes * len(paths))
+    images = np.empty((len(paths), *first.shape), np.uint8)
+    for index, path in enumerate(paths):
+        image = _read_file(path) if index else first
+        if image.shape != first.shape:
             raise errors.UserError(
-                str(path), got="an unreadable file", expected="an image"
-            ) from None
-    shapes = {image.shape for image in images}
-    if len(shapes) > 1:
+                str(folder),
+                got=f"{paths[0].name} of {_size(first)} pixels, and {path.name}"
+                f" of {_size(image)}",
+                expected="images of one size",
+            )
+        images[index] = image
+    return images
+
+
+def _size(image: np.ndarray) -> str:
+    return f"{image.shape[1]}x{image.shape[0]}"
+
+
+def _read_file(path: pathlib.Path) -> np.ndarray:
+    """An image file as uint8 (H, W, 3)."""
+    import PIL.Image
+
+    files.refuse_special(path, expected="an image")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            # A few bytes can stand for gigabytes of pixels.
+            warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
+            with PIL.Image.open(path) as image:
+                return np.asarray(image.convert("RGB"))
+    except MemoryError:
+        raise
+    except Exception as error:  # Decoders raise whatever they stumble over.
+        kind = type(error).__name__
         raise errors.UserError(
-            str(folder),
-            got=f"images of {len(shapes)} sizes, e.g. {sorted(shapes)[:2]}",
-            expected="one size",
-        )
-    return np.stack(images)
+            str(path),
+            got="an image of too many pixels"
+            if kind.startswith("DecompressionBomb")
+            else f"an unreadable file ({kind})",
+            expected="an image",
+        ) from None
 
 
 def preprocess(

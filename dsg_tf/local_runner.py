@@ -21,7 +21,7 @@ from typing import BinaryIO
 
 from absl import logging
 
-from dsg_tf import lifeline, runner
+from dsg_tf import endings, lifeline, memory, runner
 
 # What one run takes at most on models of phones; README has measurements.
 _RUN_BYTES = 2_000_000_000
@@ -60,7 +60,7 @@ class LocalRunner:
         self._keep_open = tuple(keep_open)
         self._workers: list[_Worker] = []
         self._environment = environment(jobs, cores(), os.environ)
-        note = memory_note(jobs, memory_bytes())
+        note = memory_note(jobs, memory.total_bytes())
         if note:
             logging.warning("%s", note)
 
@@ -86,7 +86,8 @@ class LocalRunner:
 
     def stop(self) -> None:
         for worker in self._workers:
-            _send(worker.process, signal.SIGINT)
+            # Not SIGINT: what a shell runs in the background ignores that.
+            _send(worker.process, signal.SIGTERM)
         deadline = time.monotonic() + _GRACE_S
         for worker in self._workers:
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -166,14 +167,6 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def memory_bytes() -> int:
-    """The machine's memory; 0 where it does not tell."""
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, OSError, ValueError):
-        return 0
-
-
 def environment(
     jobs: int, cores: int, inherited: Mapping[str, str]
 ) -> dict[str, str]:
@@ -191,6 +184,8 @@ def environment(
     """
     values = dict(inherited)
     values[lifeline.ENVIRONMENT] = "1"
+    # Of a worker's defect its log has all, beside the line for the record.
+    values[endings.ENVIRONMENT] = "1"
     # Workers find the package where the driver found it.
     values["PYTHONPATH"] = os.pathsep.join(p for p in sys.path if p)
     if jobs > 1:
@@ -202,18 +197,18 @@ def environment(
     return values
 
 
-def memory_note(jobs: int, memory: int) -> str:
+def memory_note(jobs: int, total: int) -> str:
     """A warning where as many jobs may not fit into memory, or nothing.
 
     Args:
       jobs: processes at a time.
-      memory: of the machine, bytes; 0 where unknown.
+      total: of the machine, bytes; 0 where unknown.
     """
-    if not memory or jobs * _RUN_BYTES <= memory:
+    if not total or jobs * _RUN_BYTES <= total:
         return ""
     return (
         f"--jobs={jobs} may take {jobs * _RUN_BYTES / 1e9:.0f} GB, and the"
-        f" machine has {memory / 1e9:.0f}: runs that are killed for memory"
+        f" machine has {total / 1e9:.0f}: runs that are killed for memory"
         " count as failed; fewer --jobs and --rerun_failed take them up"
     )
 
@@ -221,7 +216,10 @@ def memory_note(jobs: int, memory: int) -> str:
 def error_line(code: int, log: str | os.PathLike) -> str:
     """What went wrong, from an exit code and the end of a log."""
     if code < 0:
-        name = signal.Signals(-code).name
+        try:
+            name = signal.Signals(-code).name
+        except ValueError:  # One of those for real time, which have no name.
+            name = f"signal {-code}"
         hint = ", out of memory?" if name == "SIGKILL" else ""
         return f"killed by {name}{hint}"
     with pathlib.Path(log).open("rb") as file:

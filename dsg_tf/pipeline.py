@@ -30,6 +30,7 @@ from dsg_tf import (
     passes,
     sampling,
     source_model,
+    stages,
     writers,
 )
 from dsg_tf import report as report_lib
@@ -249,7 +250,8 @@ class _Clock:
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
         start = time.monotonic()
-        yield
+        with stages.within(name):
+            yield
         self.seconds[name] = round(time.monotonic() - start, 2)
 
 

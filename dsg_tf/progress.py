@@ -12,6 +12,8 @@ from collections.abc import Iterator
 
 from absl import logging
 
+from dsg_tf import stages
+
 # Seconds between two lines of a log.
 LOG_INTERVAL_S = 5.0
 # Units of work that make a pace.
@@ -51,7 +53,11 @@ class Task:
         self._done += amount
 
     def advance(self, amount: int = 1, detail: str = "") -> None:
-        """Counts work as done and shows it when it is time to."""
+        """Counts work as done and shows it when it is time to.
+
+        Raises:
+          stages.Stopped: a signal has come, and somebody has swallowed that.
+        """
         now = self._time(amount)
         if now - self._last >= LOG_INTERVAL_S:
             self._last = now
@@ -77,6 +83,7 @@ class Task:
 
     def _time(self, amount: int) -> float:
         """Counts work as done; returns the time."""
+        stages.check()
         now = self._clock()
         self._done += amount
         if self._first is None:

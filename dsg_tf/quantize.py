@@ -11,7 +11,7 @@ import pathlib
 
 from absl import flags, logging
 
-from dsg_tf import cli, export_config, quantize_flags, quiet
+from dsg_tf import cli, export_config, files, quantize_flags, quiet, stages
 
 _USAGE = """
 Quantizes a trained TensorFlow model to an integer .tflite, without data.
@@ -50,16 +50,22 @@ def main() -> int:
         flags.FLAGS.saved_model, config.export
     )
     logging.set_verbosity(max(logging.get_verbosity(), logging.INFO))
-    # Only now: importing TensorFlow takes seconds.
-    with quiet.captured_stderr(show_on_error=True):
+    stages.set_folder(files.run_folder(pathlib.Path(output)))
+    with quiet.importing():
         from dsg_tf import pipeline, report
 
     result = pipeline.quantize_model(
         flags.FLAGS.saved_model, output=output, config=config
     )
-    report.show(result.report)
+    with stages.within("report"):
+        report.show(result.report)
     return 0 if result.passed else 2
 
 
 if __name__ == "__main__":
-    cli.run(main, usage=_USAGE, groups=quantize_flags.GROUPS)
+    cli.run(
+        main,
+        usage=_USAGE,
+        groups=quantize_flags.GROUPS,
+        resumes=lambda: flags.FLAGS.resume,
+    )

@@ -7,13 +7,14 @@ here once, and each command line has it put into flags of its own.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from absl import flags
 
 from dsg_tf import config as config_lib
-from dsg_tf import errors, export_config, synthesis_config
+from dsg_tf import errors, export_config, flag_values, synthesis_config
 
 
 def _define_model(values: flags.FlagValues) -> None:
@@ -275,6 +276,7 @@ def parse(lines: Sequence[str]) -> config_lib.PipelineConfig:
         raise errors.UserError(
             "flags", got=str(error), expected="flags of dsg_tf.quantize"
         ) from None
+    flag_values.check(values)
     return pipeline_config(values)
 
 
@@ -382,11 +384,13 @@ def parse_field(text: str) -> dict[str, object]:
     kind = type(fields[name].default)
     words = {"true": True, "false": False}
     try:
-        return {name: words[value.lower()] if kind is bool else kind(value)}
+        parsed = words[value.lower()] if kind is bool else kind(value)
     except (KeyError, ValueError):
         raise errors.UserError(
             f"--synthesis={name}", got=repr(value), expected=_IN_WORDS[kind]
         ) from None
+    flag_values.check_value(f"--synthesis={name}", parsed)
+    return {name: parsed}
 
 
 def parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
@@ -401,7 +405,14 @@ def parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
         shape = tuple(int(d) for d in dims.split(","))
     except ValueError:
         shape = ()
-    if not shape or min(shape) < 1 or (separator and not name):
+    # The axes of one sample together: TensorFlow counts in 64 bits.
+    elements = math.prod(shape)
+    if (
+        not shape
+        or min(shape) < 1
+        or elements >= 2**63
+        or (separator and not name)
+    ):
         raise errors.UserError(
             "--input_shape",
             got=repr(text),
@@ -424,4 +435,6 @@ def parse_range(texts: list[str]) -> tuple[float, float] | None:
             expected="two numbers",
             remedy="for instance --input_range=-1,1",
         ) from None
+    for value in (low, high):
+        flag_values.check_value("--input_range", value)
     return low, high

@@ -63,5 +63,5 @@ def read(path: pathlib.Path) -> dict[str, Any] | None:
     """A JSON file; None where it is not there, or not whole."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, RecursionError, ValueError):
         return None

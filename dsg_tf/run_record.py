@@ -6,20 +6,23 @@ driver leaves either the old row or the new one.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import json
 import os
 import pathlib
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from dsg_tf import errors
+from dsg_tf import errors, files
 
 NAME = "runs.sqlite"
 # Of the table below: changes when it does.
 SCHEMA_VERSION = 2
+# For another program that reads the record to be done with it.
+_PATIENCE_S = 20
 _LEAST_SQLITE = (3, 37, 0)  # STRICT tables
 
 _SCHEMA = f"""
@@ -124,12 +127,36 @@ class RunRecord:
                 expected="the record of a batch",
                 remedy="run it with --models first",
             )
-        try:
+        files.refuse_special(self.path, expected="the record of a batch")
+        with self._told():
             # The default rollback journal: it works on network disks too.
             self._db = sqlite3.connect(
-                self.path, timeout=60, isolation_level=None
+                self.path, timeout=_PATIENCE_S, isolation_level=None
             )
             self._prepare(create)
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        """Makes of what SQLite says an error that the user can mend.
+
+        Not of a row that breaks the table's rules: that is a defect.
+        """
+        try:
+            yield
+        except sqlite3.IntegrityError:
+            raise
+        except sqlite3.OperationalError as error:
+            busy = "locked" in str(error)
+            raise errors.UserError(
+                str(self.path),
+                got="a record that another program has locked"
+                if busy
+                else f"a record that cannot be used ({error})",
+                expected="the record of a batch, readable and writable",
+                remedy="end the other program"
+                if busy
+                else "take another --output_dir, or move the file away",
+            ) from error
         except sqlite3.Error as error:
             raise errors.UserError(
                 str(self.path),
@@ -139,6 +166,9 @@ class RunRecord:
             ) from error
 
     def _prepare(self, create: bool) -> None:
+        (damage,) = self._db.execute("PRAGMA quick_check(1)").fetchone()
+        if damage != "ok":
+            raise sqlite3.DatabaseError(damage)
         (version,) = self._db.execute("PRAGMA user_version").fetchone()
         (tables,) = self._db.execute(
             "SELECT count(*) FROM sqlite_master"
@@ -163,7 +193,7 @@ class RunRecord:
             for name, value in ((name, getattr(row, name)) for name in _COLUMNS)
         ]
         updates = ", ".join(f"{n} = excluded.{n}" for n in _COLUMNS[1:])
-        with self._db:  # Commits, or rolls back.
+        with self._told(), self._db:  # Commits, or rolls back.
             self._db.execute("BEGIN IMMEDIATE")
             self._db.execute(
                 "DELETE FROM runs WHERE folder = ? AND key != ?",
@@ -178,16 +208,18 @@ class RunRecord:
 
     def delete(self, key: str) -> None:
         """Forgets a run, unless it has come to an end."""
-        self._db.execute(
-            "DELETE FROM runs WHERE key = ? AND status = 'running'", (key,)
-        )
+        with self._told():
+            self._db.execute(
+                "DELETE FROM runs WHERE key = ? AND status = 'running'", (key,)
+            )
 
     def rows(self) -> list[Row]:
         """All rows, by folder."""
-        found = self._db.execute(
-            f"SELECT {', '.join(_COLUMNS)} FROM runs ORDER BY folder"
-        ).fetchall()
-        return [self._row(values) for values in found]
+        with self._told():
+            found = self._db.execute(
+                f"SELECT {', '.join(_COLUMNS)} FROM runs ORDER BY folder"
+            ).fetchall()
+            return [self._row(values) for values in found]
 
     def close(self) -> None:
         self._db.close()
@@ -196,5 +228,12 @@ class RunRecord:
     def _row(values) -> Row:
         named = dict(zip(_COLUMNS, values, strict=True))
         for name in _JSON:
-            named[name] = json.loads(named[name])
+            try:
+                named[name] = json.loads(named[name])
+            except (RecursionError, TypeError, ValueError):
+                named[name] = None
+            if not isinstance(named[name], dict):
+                raise sqlite3.DatabaseError(
+                    f"{name} of {named['folder']!r} is no JSON object"
+                )
         return Row(**named)

@@ -8,6 +8,7 @@ it is asked for again.
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
 import pathlib
 import platform
@@ -21,6 +22,8 @@ from dsg_tf import files, progress, run_metrics, run_record, runner
 
 # Kinds of runs that give classes to real images.
 EVALUATIONS = ("float", "evaluate")
+# A disk, or a user's part of it.
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 # Seconds between looks at the runner, which bounds how late a bar moves.
 _POLL_S = 1.0
 
@@ -130,6 +133,7 @@ class Driver:
         self._record = record
         self._workers = workers
         self._under_way: dict[str, tuple[Run, run_record.Row]] = {}
+        self._before: dict[str, tuple | None] = {}
         self._rows = {row.key: row for row in record.rows()}
 
     def drive(self, todo: Sequence[Run], *, skipped: int = 0) -> list[Run]:
@@ -187,11 +191,13 @@ class Driver:
                 hopeless.append(run)
             elif open_needs or not self._workers.free():
                 still.append(run)
-            else:
-                self._start(run)
+            elif self._start(run) is not None:
+                ahead.discard(run.key)
+                hopeless.append(run)
         return still, hopeless
 
-    def _start(self, run: Run) -> None:
+    def _start(self, run: Run) -> Run | None:
+        """Starts a run; returns it if not even that could be done."""
         row = run_record.Row(
             run.key,
             run.kind,
@@ -205,6 +211,17 @@ class Driver:
         )
         self._record.put(row)
         self._under_way[run.key] = (run, row)
+        try:
+            self._submit_one(run)
+        except OSError as error:
+            if error.errno in _FULL:  # So it would be for every other run.
+                raise
+            line = f"{error.filename or run.folder}: {error.strerror}"
+            return self._end(runner.Outcome(run.key, line, 0.0, 0))
+        return None
+
+    def _submit_one(self, run: Run) -> None:
+        """Lays out what a run needs, and hands it to the workers."""
         folder = self._folder / run.folder
         folder.mkdir(parents=True, exist_ok=True)
         if run.kind in EVALUATIONS:  # One before says nothing of this one.
@@ -213,6 +230,7 @@ class Driver:
             files.write_atomically(folder / "run.flags", run.flagfile)
         if run.samples:
             self._lay_samples(run)
+        self._before[run.key] = _mark(self._result(run))
         self._workers.submit(
             runner.Task(run.key, run.commands, str(folder / "log.txt"))
         )
@@ -253,10 +271,11 @@ class Driver:
     def _end(self, outcome: runner.Outcome) -> Run | None:
         """Records an outcome; returns the run if it failed."""
         run, row = self._under_way[outcome.key]
-        metrics = self._metrics(run)
+        metrics, fault = self._metrics(run)
         metrics |= {"peak_bytes": outcome.peak_bytes}
         metrics["seconds"] = round(outcome.seconds, 2)
-        error = outcome.error
+        # A process can end well and have done nothing.
+        error = outcome.error or fault
         self._put(
             dataclasses.replace(
                 row,
@@ -270,26 +289,54 @@ class Driver:
         del self._under_way[outcome.key]
         return run if error else None
 
-    def _metrics(self, run: Run) -> dict[str, Any]:
-        metrics: dict[str, Any] = {}
+    def _result(self, run: Run) -> pathlib.Path:
+        """The last file that a run writes."""
+        artifact = self._folder / run.artifact
         if run.kind == "quantize":
-            folder = files.run_folder(self._folder / run.artifact)
-            report = run_metrics.read(folder / "report.json")
-            if report is not None:
-                metrics |= run_metrics.of_report(report)
-        if run.kind in EVALUATIONS:
-            evaluation = run_metrics.read(self._folder / run.artifact)
-            floats = run.floats and run_metrics.read(
-                self._folder / run.floats / run_metrics.EVALUATION
-            )
-            if evaluation is not None:
-                metrics |= run_metrics.of_evaluation(evaluation, floats or None)
-        return metrics
+            return files.run_folder(artifact) / "report.json"
+        return artifact
+
+    def _metrics(self, run: Run) -> tuple[dict[str, Any], str | None]:
+        """The numbers of a run, and what it lacks of one that is done."""
+        result = self._result(run)
+        mark = _mark(result)
+        if mark is None or not (self._folder / run.artifact).exists():
+            return {}, f"it ended without {run.artifact}"
+        if run.kind == "samples":  # They may be those of an earlier start.
+            return {}, None
+        if mark == self._before.get(run.key):
+            return {}, f"it ended without a new {result.name}"
+        try:
+            return self._numbers(run, run_metrics.read(result)), None
+        except (
+            *(ArithmeticError, AttributeError),
+            *(LookupError, TypeError, ValueError),
+        ) as error:
+            kind = type(error).__name__
+            return {}, f"it ended without a whole {result.name} ({kind})"
+
+    def _numbers(self, run: Run, found: Any) -> dict[str, Any]:
+        """What the record keeps of what a run's last file says."""
+        if run.kind == "quantize":
+            return run_metrics.of_report(found)
+        floats = run.floats and run_metrics.read(
+            self._folder / run.floats / run_metrics.EVALUATION
+        )
+        return run_metrics.of_evaluation(found, floats or None)
 
     def _put(self, row: run_record.Row) -> None:
         self._record.put(row)
         self._rows[row.key] = row
         logging.info("%s", describe(row))
+
+
+def _mark(path: pathlib.Path) -> tuple | None:
+    """What changes when a file is written anew; None where there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns, status.st_size
 
 
 def describe(row: run_record.Row) -> str:

@@ -12,7 +12,7 @@ import pathlib
 
 from absl import flags, logging
 
-from dsg_tf import cli, quantize_flags, quiet
+from dsg_tf import cli, files, quantize_flags, quiet, stages
 
 _USAGE = """
 Synthesises samples for a model, without data and without quantizing it.
@@ -51,19 +51,26 @@ def main() -> int:
     config = quantize_flags.model_and_samples_config(_FLAGS)
     output = pathlib.Path(_FLAGS.output or "samples.npz")
     logging.set_verbosity(max(logging.get_verbosity(), logging.INFO))
-    # Only now: importing TensorFlow takes seconds.
-    with quiet.captured_stderr(show_on_error=True):
+    stages.set_folder(files.run_folder(output))
+    with quiet.importing():
         from dsg_tf import pipeline
 
-    made = pipeline.synthesize(
-        _FLAGS.saved_model,
-        output=output,
-        config=config,
-        further=config.verify_samples,
-    )
+    with stages.within("samples"):
+        made = pipeline.synthesize(
+            _FLAGS.saved_model,
+            output=output,
+            config=config,
+            further=config.verify_samples,
+        )
     logging.info("%d samples: %s", len(made), output)
     return 0
 
 
 if __name__ == "__main__":
-    cli.run(main, usage=_USAGE, groups=GROUPS, values=_FLAGS)
+    cli.run(
+        main,
+        usage=_USAGE,
+        groups=GROUPS,
+        values=_FLAGS,
+        resumes=lambda: True,
+    )

@@ -4,9 +4,10 @@ The levels, lowest first; a module may import modules of its own level and of
 those below, never in a circle:
 
   0  errors, checks, synthesis_config, export_config, config, qtypes, quiet,
-     progress, samples, files, layer_store, labelled_images; of batches grid,
-     fingerprints, run_record, run_table, run_metrics, runner, local_runner,
-     schedule: no TensorFlow
+     progress, samples, files, layer_store, labelled_images, image_archives,
+     memory; of commands stages, signals, streams, endings, flagfiles; of
+     batches grid, fingerprints, run_record, run_table, run_metrics, runner,
+     local_runner, schedule: no TensorFlow
   1  arithmetic and graphs: uniform, observers, graph/*; tflite.flatbuffer,
      which reads and writes the file format and knows nothing else
   2  what a graph tells: bn_*, input_domain, classifier_head,
@@ -38,6 +39,7 @@ import pytest
 _ROOT = pathlib.Path(__file__).absolute().parent.parent
 _LEVELS = (
     "dsg_tf errors checks synthesis_config export_config config qtypes quiet"
+    " stages signals streams endings flagfiles memory image_archives"
     " progress samples files layer_store labelled_images lifeline folder_lock"
     " fingerprints grid run_record run_table run_metrics runner local_runner"
     " schedule",
@@ -51,9 +53,9 @@ _LEVELS = (
     "tflite.* verify report fidelity sampling bn_ranges passes simulation"
     " writers drawing moment_histograms moment_boxes",
     "pipeline",
-    "cli quantize quantize_flags synthetic_samples image_flags image_samples"
-    " evaluate batch batch_flags batch_models batch_points batch_runs"
-    " batch_plan figures",
+    "cli flag_values quantize quantize_flags synthetic_samples image_flags"
+    " image_samples evaluate batch batch_flags batch_models batch_points"
+    " batch_runs batch_plan figures",
 )
 _LEVEL = {
     name: level for level, names in enumerate(_LEVELS) for name in names.split()

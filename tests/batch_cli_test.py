@@ -300,9 +300,23 @@ def test_stopped_batches_leave_no_worker_and_the_next_goes_on(tmp_path):
         "--recipe=fast",
     )
 
-    # Ctrl-C; and while it runs, a second driver is refused.
+    # SIGTERM, as a cluster sends it.
     process = _start(*argv, cwd=tmp_path)
     _wait_for_batches(process, out, after=0)
+    process.send_signal(signal.SIGTERM)
+    code, err = _finish(process)
+    assert code == 143
+    assert err.splitlines()[-1] == (
+        "terminated in stage 'runs'; the same command goes on from there"
+    )
+    assert _workers(out) == []
+    assert _rows(out) == {}
+    (journal,) = out.glob("samples/*/samples.parts/journal.json")
+    done = _batches(journal)
+
+    # Ctrl-C; and while it runs, a second driver is refused.
+    process = _start(*argv, cwd=tmp_path)
+    _wait_for_batches(process, out, after=done)
     assert [row.status for row in _rows(out).values()] == ["running"]
     code, err = _run(*argv, cwd=tmp_path)
     assert code == 1

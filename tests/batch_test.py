@@ -227,14 +227,24 @@ def test_record_of_another_version_is_one_line(here, record, capfd):
         assert f"a record of version 9; {expected}" in err
 
 
-def test_termination_ends_a_batch_as_ctrl_c_does(here, monkeypatch, capfd):
-    def terminated(values, folder):
+@pytest.mark.parametrize(
+    ("number", "code", "word"),
+    [
+        (signal.SIGINT, 130, "interrupted"),
+        (signal.SIGTERM, 143, "terminated"),
+        (signal.SIGHUP, 143, "terminated"),
+    ],
+)
+def test_signals_end_a_batch_and_leave_no_handler(
+    here, monkeypatch, capfd, number, code, word
+):
+    def stopped(values, folder):
         del values, folder
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), number)
         time.sleep(10)
 
-    monkeypatch.setattr(batch, "_run", terminated)
-    before = signal.getsignal(signal.SIGTERM)
-    assert _main("--output_dir=out", "--models=net.keras") == 130
-    assert capfd.readouterr().err.startswith("interrupted")
-    assert signal.getsignal(signal.SIGTERM) is before
+    monkeypatch.setattr(batch, "_run", stopped)
+    before = signal.getsignal(number)
+    assert _main("--output_dir=out", "--models=net.keras") == code
+    assert capfd.readouterr().err.startswith(word)
+    assert signal.getsignal(number) is before

@@ -110,3 +110,23 @@ def test_images_of_another_shape_are_one_line(tmp_path, capfd):
     assert command_lines.run(evaluate, *argv) == 1
     err = capfd.readouterr().err
     assert "(9, 9, 1)" in err.splitlines()[-1]
+
+
+def test_labels_beyond_the_models_classes_are_one_line(
+    tmp_path, monkeypatch, capfd
+):
+    monkeypatch.setattr(
+        classifiers,
+        "load_predictor",
+        lambda *_, **__: lambda images: np.zeros((len(images), 3)),
+    )
+    for last, code in ((2, 0), (3, 1)):
+        labels = np.array([0, last])
+        np.savez(tmp_path / "x.npz", images=np.zeros((2, 1)), labels=labels)
+        argv = ("--model=net", f"--data={tmp_path / 'x.npz'}")
+        assert command_lines.run(evaluate, *argv) == code
+    err = capfd.readouterr().err
+    assert (
+        err
+        == "error: --data: got label 3; expected 0 to 2, the classes of net\n"
+    )

@@ -40,16 +40,33 @@ def test_by_default_pixels_stay_as_they_are():
     )
 
 
+_STANDARDIZE = "--preprocess=standardize"
+
+
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
         (["--preprocess=half"], "--preprocess: got 'half'; .*none, standard"),
         (["--preprocess=standardize"], "no --mean or no --std"),
         (["--mean=0.5"], "--preprocess=none: got --mean"),
-        (["--preprocess=standardize", "--mean=a", "--std=1"], "--mean: got a"),
+        (
+            ["--preprocess=standardize", "--mean=a", "--std=1"],
+            "--mean: got 'a'",
+        ),
         (
             ["--preprocess=standardize", "--mean=1,2,3", "--std=1,2"],
             "--std: got 2 numbers",
+        ),
+        *(
+            ([_STANDARDIZE, "--mean=1", f"--std={std}"], "--std: got .*finite")
+            for std in ("0", "-1", "nan", "inf", "1e-30", "1e30", "1,0,1")
+        ),
+        *(
+            (
+                [_STANDARDIZE, f"--mean={mean}", "--std=1"],
+                "--mean: got .*finite",
+            )
+            for mean in ("nan", "-inf", "1e300", "0,nan,0")
         ),
     ],
 )

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import os
+import pathlib
+import struct
+import warnings
+import zipfile
+import zlib
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from dsg_tf import errors, labelled_images
+from dsg_tf import errors, labelled_images, memory
 
 _PIXELS = np.arange(2 * 8 * 8 * 3, dtype=np.uint8).reshape(2, 8, 8, 3)
 
@@ -164,3 +173,258 @@ def test_images_that_cannot_be_counted_are_refused(tmp_path, name, words):
     np.savez(tmp_path / "other.npz", labels=np.zeros(2))
     with pytest.raises(errors.UserError, match=words):
         labelled_images.count_unlabelled(str(tmp_path / name))
+
+
+# ---- damaged, hostile and unlucky
+
+
+def _refused(path, words: str, *functions) -> None:
+    functions = functions or (
+        labelled_images.load,
+        labelled_images.load_unlabelled,
+        labelled_images.count_unlabelled,
+    )
+    for function in functions:
+        with (
+            warnings.catch_warnings(record=True) as said,
+            pytest.raises(errors.UserError, match=words) as raised,
+        ):
+            function(str(path))
+        assert len(str(raised.value).splitlines()) == 1
+        assert said == []
+
+
+def _npy(shape: str, dtype: str, content: bytes = b"") -> bytes:
+    """An array whose header says whatever it is told to."""
+    header = f"{{'descr': {dtype}, 'fortran_order': False, 'shape': {shape}}}"
+    text = header.encode().ljust(117) + b"\n"
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text + content
+
+
+def _archive(path: pathlib.Path, **members: bytes) -> pathlib.Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(f"{name}.npy", content)
+    return path
+
+
+def _array(array: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [
+        ("(-1, 8, 8, 3)", "'|u1'"),
+        ("(0, 8, 8, 3)", "'|u1'"),
+        ("()", "'|u1'"),
+        ("(2, 8, 8, 3)", "'<U4'"),
+        ("(2, 8, 8, 3)", "'|b1'"),
+        ("(2, 8, 8, 3)", "'<c8'"),
+        ("(2, 8, 8, 3)", "'|O'"),
+        ("(2, 8, 8, 3)", "'<M8[s]'"),
+        ("(2,)", "[('a', '<f4')]"),
+        ("(2, 8, 8, 3)", "'|u1'"),
+        ("(2, 8, 8, 99999999999999999999)", "'|u1'"),
+        ("(99999999999999, 8, 8, 3)", "'<f8'"),
+        ("'a'", "'|u1'"),
+        ("(" + "(" * 90, "'|u1'"),
+    ],
+)
+def test_header_that_lies_is_refused(tmp_path, shape, dtype):
+    path = _archive(
+        tmp_path / "x.npz",
+        images=_npy(shape, dtype),
+        labels=_array(np.zeros(2, int)),
+    )
+    _refused(path, "x.npz: got")
+
+
+def test_pickles_are_not_run(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "ran"),)
+
+    images = np.array([Evil(), Evil()], object)
+    np.savez(tmp_path / "x.npz", images=images, labels=np.zeros(2, int))
+    _refused(tmp_path / "x.npz", "images object of shape")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_few_bytes_that_stand_for_more_than_memory_are_refused(
+    tmp_path, monkeypatch
+):
+    size = 1 << 24
+    with zipfile.ZipFile(
+        tmp_path / "x.npz", "w", zipfile.ZIP_DEFLATED
+    ) as archive:
+        archive.writestr("images.npy", _npy(f"({size},)", "'|u1'", bytes(size)))
+    monkeypatch.setattr(memory, "total_bytes", lambda: size - 1)
+    _refused(
+        tmp_path / "x.npz",
+        "this machine's memory",
+        labelled_images.load_unlabelled,
+        labelled_images.count_unlabelled,
+    )
+    monkeypatch.setattr(memory, "total_bytes", lambda: size)
+    assert labelled_images.count_unlabelled(str(tmp_path / "x.npz")) == size
+
+
+def test_one_bit_of_the_pixels_is_missed(tmp_path):
+    path = tmp_path / "x.npz"
+    np.savez(path, images=_PIXELS, labels=np.zeros(2, int))
+    content = bytearray(path.read_bytes())
+    at = content.index(_PIXELS.tobytes()[:64])
+    content[at + 5] ^= 1
+    path.write_bytes(bytes(content))
+    _refused(
+        path,
+        "unreadable file .BadZipFile",
+        labelled_images.load,
+        labelled_images.load_unlabelled,
+    )
+    path.write_bytes(bytes(content[: len(content) // 2]))
+    _refused(path, "unreadable file")
+
+
+def test_arrays_of_every_order_and_type_come_back(tmp_path):
+    for number, array in enumerate(
+        (
+            np.asfortranarray(_PIXELS),
+            _PIXELS.astype(">f4"),
+            _PIXELS.astype(np.float16),
+            _PIXELS.astype(">u2")[:, ::2],
+        )
+    ):
+        path = tmp_path / f"{number}.npz"
+        np.savez_compressed(path, images=array)
+        found = labelled_images.load_unlabelled(str(path))
+        assert found.dtype == array.dtype
+        np.testing.assert_array_equal(found, array)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_pixels_that_are_not_finite_are_refused(tmp_path, value):
+    images = _PIXELS.astype(np.float32)
+    images[1, 2, 3, 0] = value
+    np.savez(tmp_path / "x.npz", images=images, labels=np.zeros(2, int))
+    _refused(
+        tmp_path / "x.npz",
+        "not finite",
+        labelled_images.load,
+        labelled_images.load_unlabelled,
+    )
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        np.array([0, -1]),
+        np.array([0, 2**40]),
+        np.array([0, 2**63 + 5], np.uint64),
+    ],
+)
+def test_labels_must_be_indices(tmp_path, labels):
+    np.savez(tmp_path / "x.npz", images=_PIXELS, labels=labels)
+    _refused(tmp_path / "x.npz", "indices of classes", labelled_images.load)
+
+
+def test_special_files_are_not_opened(tmp_path):
+    os.mkfifo(tmp_path / "0.png")
+    _refused(tmp_path / "0.png", "a pipe")
+    _refused(
+        tmp_path,
+        "0.png: got a pipe",
+        labelled_images.load,
+        labelled_images.load_unlabelled,
+    )
+    _refused("/dev/zero", "a device")
+    (tmp_path / "link").symlink_to(tmp_path / "link")
+    _refused(tmp_path / "link", "link: got")
+    _refused(tmp_path / ("x" * 300), "File name too long")
+    _refused(f"{tmp_path}/a\0b", "null byte")
+
+
+def _png(width: int, height: int, kind: bytes = b"IDAT") -> bytes:
+    def chunk(name: bytes, content: bytes) -> bytes:
+        check = zlib.crc32(name + content)
+        return (
+            struct.pack(">I", len(content))
+            + name
+            + content
+            + struct.pack(">I", check)
+        )
+
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", head)
+        + chunk(kind, zlib.compress(b"\0"))
+        + chunk(b"IEND", b"")
+    )
+
+
+def _jpeg() -> bytes:
+    file = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+    Image.fromarray(noise).save(file, "jpeg")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "unreadable"),
+        (_jpeg()[:700], "unreadable"),
+        (_jpeg()[:20], "unreadable"),
+        (b"\x89PNG\r\n\x1a\n" + b"\xff" * 99, "unreadable"),
+        (_png(8, 8), "unreadable"),
+        (_png(8, 8, b"IxAT"), "unreadable"),
+        (_png(0, 8), "unreadable"),
+        (_png(2**31 - 1, 2**31 - 1), "too many pixels"),
+        (_png(30_000, 30_000), "too many pixels"),
+        (_png(10_000, 10_000), "too many pixels"),
+    ],
+)
+def test_damaged_images_and_bombs_are_named(tmp_path, content, words):
+    (tmp_path / "0.png").write_bytes(content)
+    _refused(
+        tmp_path,
+        rf"0\.png: got an .*{words}",
+        labelled_images.load,
+        labelled_images.load_unlabelled,
+    )
+
+
+def test_mutated_images_never_raise_anything_else(tmp_path):
+    rng = np.random.default_rng(1)
+    whole = bytearray(_jpeg())
+    for _ in range(100):
+        content = bytearray(whole)
+        for at in rng.integers(0, len(content), 4):
+            content[at] = rng.integers(256)
+        (tmp_path / "0.jpg").write_bytes(content)
+        # Any other exception fails the test.
+        with contextlib.suppress(errors.UserError):
+            images, _ = labelled_images.load(str(tmp_path))
+            assert images.dtype == np.uint8
+
+
+def test_names_that_are_no_indices_of_classes(tmp_path):
+    # A superscript is a digit to some, and no number.
+    for name in ("\u00b2.png", "7.png"):
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    assert labelled_images.load(str(tmp_path))[1].tolist() == [7]
+    Image.new("RGB", (8, 8)).save(tmp_path / ("9" * 40 + ".png"))
+    _refused(tmp_path, "a name of 40 digits", labelled_images.load)
+
+
+def test_images_that_would_not_fit_are_refused_at_the_first(
+    tmp_path, monkeypatch
+):
+    for name in ("0.png", "1.png"):
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    monkeypatch.setattr(memory, "total_bytes", lambda: 8 * 8 * 3 * 2 - 1)
+    _refused(tmp_path, "this machine's memory", labelled_images.load)

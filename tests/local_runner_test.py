@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from dsg_tf import lifeline, local_runner, runner
+from dsg_tf import endings, lifeline, local_runner, runner
 
 # Modules of Python's library, which start in no time.
 _GOOD = ("timeit", "-n1", "-r1", "print('good', flush=True)")
@@ -81,8 +81,8 @@ def test_stop_ends_what_runs_and_it_is_gone(tmp_path, monkeypatch):
         time.sleep(0.02)
     before = time.monotonic()
     workers.stop()
-    assert time.monotonic() - before < 5  # SIGINT did, within its grace.
-    assert started[0].returncode in (1, -signal.SIGINT)
+    assert time.monotonic() - before < 5  # SIGTERM did, within its grace.
+    assert started[0].returncode == -signal.SIGTERM
     with pytest.raises(ProcessLookupError):
         os.kill(started[0].pid, 0)
 
@@ -92,6 +92,14 @@ def test_killed_worker_is_told_by_its_signal(tmp_path):
     log.write_text("")
     line = local_runner.error_line(-signal.SIGKILL, log)
     assert line == "killed by SIGKILL, out of memory?"
+    # Those for real time have no name.
+    line = local_runner.error_line(-signal.SIGRTMIN - 3, log)
+    assert line == f"killed by signal {signal.SIGRTMIN + 3}"
+
+
+def test_worker_with_a_defect_keeps_the_traceback_in_its_log():
+    values = local_runner.environment(1, 8, {})
+    assert values[endings.ENVIRONMENT] == "1"
 
 
 @pytest.mark.parametrize(

@@ -365,6 +365,17 @@ def test_killed_runs_leave_no_tflite_and_the_next_goes_on(models, tmp_path):
     assert 0 < first < 24
 
     process = _start(*argv, cwd=tmp_path)
+    _stop(process, journal, after=first, how=signal.SIGTERM)
+    code, _, err = _finish(process)
+    assert code == 143
+    assert err.splitlines()[-1] == (
+        "terminated in stage 'samples'; the same command goes on from there"
+    )
+    assert not file.exists()
+    first = _batches(journal)
+    assert 0 < first < 24
+
+    process = _start(*argv, cwd=tmp_path)
     _stop(process, journal, after=first, how=signal.SIGKILL)
     code, _, err = _finish(process)
     assert code == -signal.SIGKILL

@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from dsg_tf import errors, run_record
@@ -116,6 +117,142 @@ def test_file_of_something_else_is_refused(tmp_path):
     database.close()
     with pytest.raises(errors.UserError, match="version 0"):
         run_record.RunRecord(tmp_path)
+
+
+def _refused(folder: pathlib.Path, words: str, *, write: bool = False) -> None:
+    """Opening, or reading and writing, is one line; the file stays as it is."""
+    path = folder / run_record.NAME
+    before = path.read_bytes() if path.is_file() else None
+
+    def use(create: bool) -> None:
+        record = run_record.RunRecord(folder, create=create)
+        record.rows()
+        if write:
+            record.put(_row("another"))
+
+    for create in (True, False):
+        with pytest.raises(errors.UserError, match=words) as raised:
+            use(create)
+        assert len(str(raised.value).splitlines()) == 1
+    if before is not None:
+        assert path.read_bytes() == before
+
+
+def _filled(folder: pathlib.Path) -> pathlib.Path:
+    record = run_record.RunRecord(folder)
+    for index in range(50):
+        record.put(_row(f"k{index:02}", metrics={"x": "y" * 500}))
+    record.close()
+    return folder / run_record.NAME
+
+
+@pytest.mark.parametrize("share", [0.02, 0.3, 0.9])
+def test_truncated_file_is_refused_and_kept(tmp_path, share):
+    path = _filled(tmp_path)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
+    _refused(tmp_path, "runs.sqlite: got .*; expected")
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_random_bytes_are_refused_and_kept(tmp_path, seed):
+    path = _filled(tmp_path)
+    content = bytearray(path.read_bytes())
+    rng = np.random.default_rng(seed)
+    # The first seed leaves nothing, the others the head of the file.
+    start = 0 if seed == 0 else 100
+    content[start:] = rng.bytes(len(content) - start)
+    path.write_bytes(bytes(content))
+    _refused(tmp_path, "runs.sqlite: got .*; expected")
+
+
+def test_damage_of_any_page_is_found_when_the_record_is_opened(tmp_path):
+    path = _filled(tmp_path)
+    content = path.read_bytes()
+    size = int.from_bytes(content[16:18], "big")
+    noise = np.random.default_rng(0).bytes(size)
+    for start in range(size, len(content), size):
+        path.write_bytes(content[:start] + noise + content[start + size :])
+        with pytest.raises(errors.UserError, match=r"runs\.sqlite: got"):
+            run_record.RunRecord(tmp_path)
+
+
+def test_what_is_no_file_is_refused(tmp_path):
+    path = tmp_path / run_record.NAME
+    path.mkdir()
+    _refused(tmp_path, "runs.sqlite: got")
+    assert path.is_dir()
+    path.rmdir()
+    os.mkfifo(path)
+    with pytest.raises(errors.UserError, match="a pipe"):
+        run_record.RunRecord(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "ALTER TABLE runs DROP COLUMN host",
+        "ALTER TABLE runs RENAME TO walks",
+        """UPDATE runs SET config = '[]'""",
+        """UPDATE runs SET metrics = '3'""",
+    ],
+)
+def test_other_tables_and_rows_are_refused(tmp_path, change):
+    database = sqlite3.connect(_filled(tmp_path))
+    database.execute(change)
+    database.commit()
+    database.close()
+    _refused(tmp_path, "runs.sqlite: got .*; expected")
+
+
+@pytest.mark.parametrize("kind", ["EXCLUSIVE", "IMMEDIATE"])
+def test_lock_of_another_program_is_one_line(tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(run_record, "_PATIENCE_S", 0.1)
+    other = sqlite3.connect(_filled(tmp_path), isolation_level=None)
+    other.execute(f"BEGIN {kind}")
+    # A program that only reserves to write lets others read.
+    _refused(tmp_path, "another program has locked", write=True)
+    other.execute("ROLLBACK")
+    run_record.RunRecord(tmp_path).put(_row("another"))
+
+
+def test_read_only_record_is_read_and_says_that_it_takes_nothing(
+    tmp_path, monkeypatch
+):
+    path = _filled(tmp_path)
+    real = sqlite3.connect
+    # Root may write whatever is read-only, so the database says it.
+    monkeypatch.setattr(
+        sqlite3,
+        "connect",
+        lambda path, **options: real(
+            f"file:{path}?mode=ro", uri=True, **options
+        ),
+    )
+    record = run_record.RunRecord(tmp_path)
+    assert len(record.rows()) == 50
+    for act in (
+        lambda: record.put(_row("another")),
+        lambda: record.delete("k00"),
+    ):
+        with pytest.raises(
+            errors.UserError, match=r"readonly database.*another"
+        ):
+            act()
+    assert path.exists()
+
+
+def test_journal_that_lies_about_harms_nothing(tmp_path):
+    path = _filled(tmp_path)
+    journal = path.with_name(path.name + "-journal")
+    journal.write_bytes(np.random.default_rng(0).bytes(4096))
+    record = run_record.RunRecord(tmp_path)
+    assert len(record.rows()) == 50
+    record.close()
+    journal.unlink(missing_ok=True)
+    journal.mkdir()
+    with pytest.raises(errors.UserError, match=r"runs\.sqlite: got"):
+        run_record.RunRecord(tmp_path).put(_row("another"))
 
 
 def test_record_that_is_not_there_is_not_made_for_reading(tmp_path):

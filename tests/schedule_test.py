@@ -4,20 +4,47 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import json
 import logging as python_logging
+import os
+import pathlib
 
 import pytest
 from absl import logging
 
-from dsg_tf import progress, run_record, runner, schedule
+from dsg_tf import files, progress, run_record, runner, schedule
+
+_EVALUATION = {"classes": [1], "top1_percent": 1, "standard_error_percent": 0}
+_REPORT = {
+    "outputs": {},
+    "agreement": 0.5,
+    "size_bytes": {"integer": 3},
+    "seconds": {"total": 1},
+}
+
+
+def _write_results(folder: pathlib.Path) -> None:
+    """Whatever a run of any kind writes; each time other files."""
+    run_folder = folder / "model.tflite.run"
+    run_folder.mkdir(exist_ok=True)
+    for file, content in (
+        (folder / "model.tflite", b"net"),
+        (run_folder / "report.json", json.dumps(_REPORT).encode()),
+        (folder / "evaluation.json", json.dumps(_EVALUATION).encode()),
+    ):
+        files.write_atomically(file, content)
 
 
 class _Workers:
     """A runner in which what started last ends first, when collected."""
 
-    def __init__(self, jobs: int = 1, *, broken=(), act=lambda task: None):
-        self._jobs, self._broken, self._act = jobs, set(broken), act
+    def __init__(
+        self, jobs: int = 1, *, broken=(), idle=(), act=lambda task: None
+    ):
+        self._jobs, self._act = jobs, act
+        # Which of them fail, and which end well and have done nothing.
+        self._broken, self._idle = set(broken), set(idle)
         self._tasks: list[runner.Task] = []
         self.order: list[str] = []
         self.most = 0
@@ -36,6 +63,8 @@ class _Workers:
         if not self._tasks:
             return []
         task = self._tasks.pop()
+        if task.key not in self._broken | self._idle:
+            _write_results(pathlib.Path(task.log).parent)
         self._act(task)
         self.order.append(task.key)
         error = "it broke" if task.key in self._broken else None
@@ -78,7 +107,8 @@ def test_runs_wait_for_what_they_need(tmp_path):
     assert workers.most == 2  # s and c, then a and b.
     assert {row.status for row in rows.values()} == {"done"}
     assert rows["a"].host == "far"
-    assert rows["a"].metrics == {"peak_bytes": 1 << 20, "seconds": 2.0}
+    assert rows["a"].metrics["peak_bytes"] == 1 << 20
+    assert rows["a"].metrics["seconds"] == 2.0
 
 
 def test_failure_stops_only_what_needs_it(tmp_path):
@@ -138,13 +168,10 @@ def test_flagfile_and_shared_samples_are_there_before_the_run(tmp_path):
 
     run = _run("a", flagfile="--seed=1\n", samples="samples/1.npz")
     for _ in range(2):  # The second time all of it is there already.
-        _drive(tmp_path, _Workers(act=look), [run])
+        _drive(tmp_path, _Workers(act=look, idle=["a"]), [run])
     assert seen == ["--seed=1\n", b"samples"] * 2
     names = [p.name for p in (tmp_path / "net/a/model.tflite.run").iterdir()]
     assert names == ["samples.npz"]
-
-
-_EVALUATION = {"classes": [1], "top1_percent": 1, "standard_error_percent": 0}
 
 
 def _evaluation(key: str, *needs: str, kind: str = "evaluate", floats=""):
@@ -156,8 +183,75 @@ def test_metrics_are_those_of_this_run_not_of_one_before(tmp_path):
     folder = tmp_path / "net/a"
     folder.mkdir(parents=True)
     (folder / "evaluation.json").write_text(json.dumps(_EVALUATION))
-    _, rows = _drive(tmp_path, _Workers(), [_evaluation("a")])
+    _, rows = _drive(tmp_path, _Workers(idle=["a"]), [_evaluation("a")])
     assert "top1_percent" not in rows["a"].metrics
+    assert rows["a"].status == "failed"
+
+
+@pytest.mark.parametrize("kind", ["quantize", "samples", "evaluate", "float"])
+def test_exit_code_0_without_a_file_is_no_success(tmp_path, kind):
+    run = _run("a", kind=kind)
+    failed, rows = _drive(tmp_path, _Workers(idle=["a"]), [run])
+    assert failed == ["a"]
+    assert rows["a"].status == "failed"
+    assert rows["a"].error == "it ended without net/a/model.tflite"
+
+
+def test_files_of_a_run_before_are_no_success(tmp_path):
+    assert _drive(tmp_path, _Workers(), [_run("a")])[0] == []
+    failed, rows = _drive(tmp_path, _Workers(idle=["a"]), [_run("a")])
+    assert failed == ["a"]
+    assert rows["a"].error == "it ended without a new report.json"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "3", '{"agreement": 1}', "[" * 100_000, '{"outputs": {"a": 1}}'],
+)
+def test_report_that_is_not_whole_fails_its_run_alone(tmp_path, text):
+    def spoil(task):
+        if task.key == "a":
+            path = tmp_path / "net/a/model.tflite.run/report.json"
+            path.write_text(text)
+
+    failed, rows = _drive(tmp_path, _Workers(act=spoil), [_run("a"), _run("b")])
+    assert failed == ["a"]
+    assert "without a whole report.json" in rows["a"].error
+    assert rows["b"].status == "done"
+
+
+def test_evaluations_of_other_images_fail_alone(tmp_path):
+    def write(task):
+        if task.key == "e":
+            file = tmp_path / "net/e/evaluation.json"
+            file.write_text(json.dumps({**_EVALUATION, "classes": [1, 2]}))
+
+    floats = _evaluation("f", kind="float")
+    evaluation = _evaluation("e", "f", floats=floats.folder)
+    failed, rows = _drive(tmp_path, _Workers(act=write), [floats, evaluation])
+    assert failed == ["e"]
+    assert "without a whole evaluation.json" in rows["e"].error
+
+
+def test_run_whose_folder_is_a_file_fails_alone(tmp_path):
+    (tmp_path / "net").mkdir()
+    (tmp_path / "net/a").write_text("somebody's")
+    failed, rows = _drive(tmp_path, _Workers(), [_run("a"), _run("b", "a")])
+    assert failed == ["a", "b"]
+    assert "net/a: " in rows["a"].error
+    assert "net/a: " in rows["b"].error
+    assert (tmp_path / "net/a").read_text() == "somebody's"
+
+
+def test_full_disk_ends_the_batch(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(files, "write_atomically", full)
+    workers = _Workers()
+    with pytest.raises(OSError, match="No space"):
+        _drive(tmp_path, workers, [_run("a", flagfile="--seed=1")])
+    assert workers.stopped
 
 
 def test_evaluation_is_compared_with_the_float_models(tmp_path):
@@ -275,5 +369,5 @@ def test_log_says_what_came_of_each_run(tmp_path, caplog):
         _drive(tmp_path, _Workers(broken=["b"]), [_run("a"), _run("b")])
     finally:
         logging.get_absl_logger().removeHandler(caplog.handler)
-    assert "done net/a: 2 s" in caplog.text
+    assert "done net/a: agreement 0.500, 2 s" in caplog.text
     assert "failed net/b: it broke" in caplog.text

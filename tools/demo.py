@@ -86,8 +86,7 @@ def run(output_dir: pathlib.Path, seed: int) -> rich_table.Table:
 
 def main() -> int:
     """Runs the demo and prints its table; returns the exit code."""
-    # TensorFlow talks at length while it is imported.
-    with quiet.captured_stderr(show_on_error=True):
+    with quiet.importing():
         import tensorflow  # noqa: F401
     output_dir = pathlib.Path(_OUTPUT_DIR.value)
     output_dir.mkdir(parents=True, exist_ok=True)

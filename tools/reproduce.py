@@ -249,4 +249,10 @@ def _medians(numbers: Mapping[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    cli.run(main, usage=_USAGE, groups=GROUPS, values=_FLAGS)
+    cli.run(
+        main,
+        usage=_USAGE,
+        groups=GROUPS,
+        values=_FLAGS,
+        resumes=lambda: True,
+    )
