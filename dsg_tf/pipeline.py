@@ -28,6 +28,7 @@ from dsg_tf import (
     layer_store,
     needs,
     passes,
+    progress,
     sampling,
     source_model,
     stages,
@@ -250,7 +251,7 @@ class _Clock:
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
         start = time.monotonic()
-        with stages.within(name):
+        with stages.within(name), progress.alive(name):
             yield
         self.seconds[name] = round(time.monotonic() - start, 2)
 

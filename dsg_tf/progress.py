@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from absl import logging
 
@@ -79,7 +80,14 @@ class Task:
             self.show(self.line())
 
     def show(self, line: str) -> None:
+        _heart.said()
         logging.info("%s", line)
+
+    def state(self) -> str:
+        """What to say where no unit of work gets done for a while."""
+        if self._first is None:
+            return f"{self._name}: compiling"
+        return self.line()
 
     def _time(self, amount: int) -> float:
         """Counts work as done; returns the time."""
@@ -136,6 +144,67 @@ class _BarTask(Task):
         self._bar.update(self._id, completed=self._total)
 
 
+class _Heart:
+    """Says what is under way where nothing has been said for a while.
+
+    Args:
+      interval_s: how long a while is.
+    """
+
+    def __init__(self, interval_s: float = LOG_INTERVAL_S):
+        self._interval_s = interval_s
+        # What is under way, outermost first, each with its start.
+        self._under_way: list[tuple[Callable[[], str], float]] = []
+        self._last = 0.0
+        self._wake = threading.Event()
+
+    def said(self) -> None:
+        """Something has just been shown."""
+        self._last = time.monotonic()
+
+    @contextlib.contextmanager
+    def beating(self, text: Callable[[], str]) -> Iterator[None]:
+        """Beats while the block runs."""
+        outermost = not self._under_way
+        self._under_way.append((text, time.monotonic()))
+        self.said()
+        if outermost:
+            self._wake.clear()
+            thread = threading.Thread(
+                target=self._run, name="progress", daemon=True
+            )
+            thread.start()
+        try:
+            yield
+        finally:
+            self._under_way.pop()
+            self.said()
+            if outermost:
+                self._wake.set()
+                thread.join()
+
+    def _run(self) -> None:
+        while not self._wake.wait(self._interval_s / 5):
+            now = time.monotonic()
+            if now - self._last < self._interval_s or not self._under_way:
+                continue
+            text, start = self._under_way[-1]
+            self.said()
+            logging.info("%s ... %.0f s", text(), now - start)
+
+
+_heart = _Heart()
+
+
+def alive(text: str) -> contextlib.AbstractContextManager[None]:
+    """Shows every few seconds that a block is under way, and for how long.
+
+    Args:
+      text: what it does.
+    """
+    return _heart.beating(lambda: text)
+
+
 @contextlib.contextmanager
 def task(name: str, total: int, *, unit: str = "") -> Iterator[Task]:
     """A stage of work, shown on a terminal as a bar and elsewhere as lines.
@@ -149,7 +218,8 @@ def task(name: str, total: int, *, unit: str = "") -> Iterator[Task]:
     """
     if not sys.stderr.isatty():
         stage = Task(name, total, unit=unit)
-        yield stage
+        with _heart.beating(stage.state):
+            yield stage
         stage.finish()
         return
     from rich import console, progress
@@ -168,7 +238,8 @@ def task(name: str, total: int, *, unit: str = "") -> Iterator[Task]:
         _logs_above_the_bar(),
     ):
         stage = _BarTask(name, total, unit=unit, bar=bar)
-        yield stage
+        with _heart.beating(stage.state):
+            yield stage
         stage.finish()
 
 
