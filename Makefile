@@ -4,11 +4,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup demo test lint format lock bazel-test clean
+.PHONY: help setup demo test bench lint format lock bazel-test clean
 
 help:
 	@echo "make demo        quantize the example model, compare top-1"
 	@echo "make test        all tests; those on real models skip without ../shared"
+	@echo "make bench       the whole command beside TFLiteConverter, on ../shared"
 	@echo "make lint        ruff check and ruff format --check"
 	@echo "make format      ruff check --fix and ruff format"
 	@echo "make lock        resolve requirements.lock anew (maintainers)"
@@ -37,6 +38,9 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m pytest -rs -n 2 --dist=loadfile
+
+bench: setup
+	$(BIN)/python -m benchmarks.performance --json=performance.json
 
 lint: setup
 	$(BIN)/ruff check .

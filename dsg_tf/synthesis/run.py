@@ -101,8 +101,8 @@ def synthesize(
     if not open_starts:
         return store
 
-    def build(fill: str) -> synthesizer_lib.Synthesizer:
-        return _build(
+    def of_fill(fill: str) -> synthesizer_lib.Synthesizer:
+        return build(
             float_graph,
             layers,
             domains=domains,
@@ -123,7 +123,7 @@ def synthesize(
         if tries:
             chosen, model, distances = edge_trial.decide(
                 fills,
-                build=build,
+                build=of_fill,
                 optimise=functools.partial(_try, stage=stage),
             )
             # JSON has no infinity.
@@ -132,7 +132,7 @@ def synthesize(
             }
             store.note(_EDGES, {"fill": chosen, "distances": told})
         else:
-            model = build(*fills)
+            model = of_fill(*fills)
         finished = [s // size for s in starts if s in store.finished]
         targets = callbacks_lib.BatchNormTargets()
         watchers = [*_watchers(config, folder, finished=finished), *callbacks]
@@ -167,8 +167,21 @@ def batch_size(
     return fixed.pop()
 
 
-def _build(graph, layers, *, domains, config) -> synthesizer_lib.Synthesizer:
-    """The synthesizer of a config, ready to fit."""
+def build(
+    graph: ir.Graph,
+    layers: Sequence[bn_statistics.BatchNorm],
+    *,
+    domains: Mapping[str, input_domain.InputDomain],
+    config: synthesis_config.SynthesisConfig,
+) -> synthesizer_lib.Synthesizer:
+    """The synthesizer of a config, ready to fit.
+
+    Args:
+      graph: the frozen graph, float inputs.
+      layers: its BN layers.
+      domains: the domain of each input, by name.
+      config: whose counts are all given.
+    """
     model = synthesizer_lib.Synthesizer(
         graph,
         layers,

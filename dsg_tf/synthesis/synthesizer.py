@@ -154,6 +154,11 @@ class Synthesizer(keras.Model):
         return self._batch_norms
 
     @property
+    def measured_graph(self) -> ir.Graph:
+        """The graph that the step runs: BN folded where that is possible."""
+        return self._graph
+
+    @property
     def config(self) -> synthesis_config.SynthesisConfig:
         return self._config
 
