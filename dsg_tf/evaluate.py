@@ -125,9 +125,12 @@ def main() -> int:
     """Evaluates what the flags name, and prints top-1."""
     cli.require(_FLAGS, "model", "data")
     image_flags.check(_FLAGS)
-    output = pathlib.Path(_FLAGS.output) if _FLAGS.output else None
-    if output is not None:
-        files.check_writable(output)
+    output = None
+    if _FLAGS.output:
+        read = ("model", "reference", "data")
+        output = files.destination(
+            _FLAGS.output, {f"--{name}": _FLAGS[name].value for name in read}
+        )
     pixels, labels = labelled_images.load(_FLAGS.data)
 
     def classes_by(path: str) -> np.ndarray:
@@ -163,7 +166,7 @@ def main() -> int:
         )
     if output is not None:
         found["classes"] = classes.tolist()
-        files.write_atomically(output, json.dumps(found) + "\n")
+        files.write_atomically(output, json.dumps(found) + "\n", tell=True)
     return 0
 
 

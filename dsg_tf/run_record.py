@@ -15,7 +15,7 @@ import sqlite3
 from collections.abc import Mapping
 from typing import Any
 
-from dsg_tf import errors
+from dsg_tf import disk_space, errors
 
 NAME = "runs.sqlite"
 # Of the table below: changes when it does.
@@ -126,10 +126,11 @@ class RunRecord:
             )
         try:
             # The default rollback journal: it works on network disks too.
-            self._db = sqlite3.connect(
-                self.path, timeout=60, isolation_level=None
-            )
-            self._prepare(create)
+            with disk_space.reported(self.path):
+                self._db = sqlite3.connect(
+                    self.path, timeout=60, isolation_level=None
+                )
+                self._prepare(create)
         except sqlite3.Error as error:
             raise errors.UserError(
                 str(self.path),
@@ -163,7 +164,7 @@ class RunRecord:
             for name, value in ((name, getattr(row, name)) for name in _COLUMNS)
         ]
         updates = ", ".join(f"{n} = excluded.{n}" for n in _COLUMNS[1:])
-        with self._db:  # Commits, or rolls back.
+        with disk_space.reported(self.path), self._db:  # All, or nothing.
             self._db.execute("BEGIN IMMEDIATE")
             self._db.execute(
                 "DELETE FROM runs WHERE folder = ? AND key != ?",
@@ -178,9 +179,10 @@ class RunRecord:
 
     def delete(self, key: str) -> None:
         """Forgets a run, unless it has come to an end."""
-        self._db.execute(
-            "DELETE FROM runs WHERE key = ? AND status = 'running'", (key,)
-        )
+        with disk_space.reported(self.path):
+            self._db.execute(
+                "DELETE FROM runs WHERE key = ? AND status = 'running'", (key,)
+            )
 
     def rows(self) -> list[Row]:
         """All rows, by folder."""

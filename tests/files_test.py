@@ -26,7 +26,9 @@ def test_pipes_sockets_and_devices_are_refused_unopened(tmp_path):
 
 def test_an_error_names_its_subject_and_the_path(tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(errors.UserError, match="--samples: got .*pipe, a pipe"):
+    with pytest.raises(
+        errors.UserError, match=r"--samples: got .*pipe, a pipe"
+    ):
         files.refuse_special(
             tmp_path / "pipe", subject="--samples", expected="a file"
         )
