@@ -27,6 +27,7 @@ from dsg_tf import (
     overlaps,
     quantize_flags,
     quiet,
+    sample_values,
     staging,
 )
 from dsg_tf import config as config_lib
@@ -213,10 +214,9 @@ def _check_folder(folder: pathlib.Path, paths: Mapping[str, str]) -> None:
     overlaps.refuse([folder, *members], inputs, subject=flag, holds=False)
     for member in members:
         files.refuse_special(member, expected="a picture of an earlier run")
-    if folder.exists():
-        files.check_place(folder, subject=flag)
-    else:
-        files.check_parent(folder, subject=flag)
+    files.check_place(
+        folder if folder.exists() else folder.absolute().parent, subject=flag
+    )
 
 
 def _write(folder: pathlib.Path, contents: Mapping[str, bytes | str]) -> None:
@@ -329,7 +329,7 @@ def _read(path: str, ports) -> dict[str, np.ndarray]:
     arrays = {n: a[: _FLAGS.count] for n, a in whole.arrays.items()}
     for port in ports:
         integer = port.dtype.is_integer
-        samples_lib.check_values(
+        sample_values.check(
             path,
             port.name,
             arrays[port.name],

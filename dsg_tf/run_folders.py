@@ -138,10 +138,12 @@ def _delete_idle(
 ) -> None:
     """Deletes what no later run can go on from."""
     with contextlib.suppress(OSError):
-        if not samples.is_worth(folder / PARTS, notes_count=notes_count):
+        begun = samples.is_worth(folder / PARTS, notes_count=notes_count)
+        if not begun:
             samples.remove_folder(folder / PARTS)
-        if not layer_store.holds_any(folder / ROUNDING):
+        rounded = layer_store.holds_any(folder / ROUNDING)
+        if not rounded:
             layer_store.remove(folder / ROUNDING)
-        kept = (folder / name for name in (SAMPLES, PARTS, ROUNDING))
-        if made and not any(map(os.path.lexists, kept)):
+        packed = os.path.lexists(folder / SAMPLES)
+        if made and not (begun or rounded or packed):
             (folder / DISTANCES).unlink(missing_ok=True)

@@ -18,6 +18,7 @@ from dsg_tf import config as config_lib
 from dsg_tf import (
     disk_space,
     errors,
+    sample_values,
     samples,
     source_model,
     synthesis_config,
@@ -34,7 +35,7 @@ def given(source: source_model.SourceModel, path: str) -> samples.SampleSet:
     """
     sample_set = samples.read(path, inputs=source.sample_shapes)
     for name, domain in source.domains.items():
-        samples.check_values(
+        sample_values.check(
             path,
             name,
             sample_set.arrays[name],

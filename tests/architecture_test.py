@@ -4,8 +4,9 @@ The levels, lowest first; a module may import modules of its own level and of
 those below, never in a circle:
 
   0  errors, checks, synthesis_config, export_config, config, qtypes, quiet,
-     progress, samples, sample_journal, array_files, files, staging, overlaps,
-     disk_space, run_folders, layer_store, labelled_images; of batches grid,
+     progress, samples, sample_journal, sample_values, array_files, files,
+     staging, overlaps, disk_space, run_folders, layer_store, labelled_images;
+     of batches grid,
      fingerprints, run_record, run_table, run_metrics, runner, local_runner,
      schedule: no TensorFlow
   1  arithmetic and graphs: uniform, observers, graph/*; tflite.flatbuffer,
@@ -42,6 +43,7 @@ _LEVELS = (
     " progress samples files layer_store labelled_images lifeline folder_lock"
     " fingerprints grid run_record run_table run_metrics runner local_runner"
     " schedule array_files disk_space overlaps run_folders sample_journal"
+    " sample_values"
     " staging",
     "uniform observers weight_scales graph.* tflite.flatbuffer",
     "bn_statistics bn_patterns other_norms input_domain domain_fit"

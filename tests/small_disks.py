@@ -55,3 +55,9 @@ def bound(source: pathlib.Path, target: pathlib.Path) -> Iterator[None]:
         yield
     finally:
         subprocess.run(["umount", "-l", target], check=True)
+
+
+def read_only(folder: pathlib.Path) -> None:
+    """Makes a mounted disk one that can only be read."""
+    command = ["mount", "-o", "remount,ro", folder]
+    subprocess.run(command, check=True)
