@@ -16,7 +16,7 @@ import pathlib
 from collections.abc import Callable
 
 import numpy as np
-from absl import flags
+from absl import flags, logging
 
 from dsg_tf import classifiers, cli, files, image_flags, labelled_images
 
@@ -166,6 +166,7 @@ def main() -> int:
         )
     if output is not None:
         found["classes"] = classes.tolist()
+        logging.set_verbosity(max(logging.get_verbosity(), logging.INFO))
         files.write_atomically(output, json.dumps(found) + "\n", tell=True)
     return 0
 

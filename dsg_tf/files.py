@@ -17,6 +17,7 @@ _RUN = ".run"
 # What disks take: of a name, and of a whole path with what lies below it.
 _NAME_BYTES = 255
 _PATH_BYTES = 3800
+_SAVED_MODEL = "saved_model.pb"
 _KERAS_MEMBERS = {"config.json", "model.weights.h5"}
 
 
@@ -83,7 +84,7 @@ def destination(
         if _is_trained_model(path):
             raise errors.UserError(
                 subject,
-                got=f"{path}, which is a Keras model",
+                got=f"{path}, which is a trained model, or a part of one",
                 expected="a path where no model would be lost",
             )
         check_parent(path, subject=subject)
@@ -262,6 +263,11 @@ def write_atomically(
 
 def _is_trained_model(path: pathlib.Path) -> bool:
     """Whether a file is there that only training brings back."""
+    folder = path.parent
+    if folder.name == "variables" and path.is_file():
+        return (folder.parent / _SAVED_MODEL).is_file()
+    if path.name == _SAVED_MODEL and path.is_file():
+        return True
     try:
         with path.open("rb") as file:
             head = file.read(8)

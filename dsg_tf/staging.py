@@ -124,6 +124,7 @@ class Staging:
             so are they.
         """
         undo: list[Callable[[], None]] = []
+        replaced: list[tuple[pathlib.Path, os.stat_result]] = []
         items = sorted(self._items, key=lambda item: item.path == last)
         try:
             for number, item in enumerate(items):
@@ -132,11 +133,13 @@ class Staging:
                 with disk_space.reported(item.path, every=True):
                     undo.append(_place(item, keep_old=not is_last))
                 if item.tell and before is not None:
-                    _tell_replaced(item.path, before)
+                    replaced.append((item.path, before))
         except BaseException:
             for step in reversed(undo):
                 step()
             raise
+        for path, before in replaced:
+            _tell_replaced(path, before)
 
     def _begin(self, path, *, is_folder: bool, tell: bool) -> _Item:
         if path.is_symlink():
@@ -199,8 +202,7 @@ def sweep(path: pathlib.Path) -> None:
             descriptor = os.open(left, flags)
             try:
                 if _lock(descriptor):
-                    _recover(left, path)
-                    _delete(left)
+                    _delete(left, path)
             finally:
                 os.close(descriptor)
 
@@ -262,7 +264,12 @@ def _place(item: _Item, *, keep_old: bool) -> Callable[[], None]:
             os.link(item.path, old)
         except OSError:  # Not every disk has hard links.
             shutil.copy2(item.path, old)
-    os.replace(item.temporary, item.path)
+    try:
+        os.replace(item.temporary, item.path)
+    except BaseException:
+        if old is not None:
+            old.unlink(missing_ok=True)
+        raise
     if old is None:
         return lambda: item.path.unlink(missing_ok=True)
     # Were it deleted at once, there would be nothing to take back to.
@@ -297,16 +304,22 @@ def _recover(temporary: pathlib.Path, path: pathlib.Path) -> None:
 def _discard(item: _Item) -> None:
     """Deletes what is left under a temporary name."""
     with contextlib.suppress(OSError):
-        _delete(item.temporary)
+        _delete(item.temporary, item.path)
     with contextlib.suppress(OSError):
         os.close(item.descriptor)
 
 
-def _delete(path: pathlib.Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
+def _delete(temporary: pathlib.Path, path: pathlib.Path) -> None:
+    """Deletes a temporary file or folder, but nothing that was there before."""
+    if not temporary.is_dir():
+        temporary.unlink(missing_ok=True)
+        return
+    try:
+        _recover(temporary, path)
+    except OSError:
+        logging.error("%s is what was at %s", temporary / _OLD, path)
+        return
+    shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _stat(path: pathlib.Path) -> os.stat_result | None:

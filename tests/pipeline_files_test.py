@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import pathlib
+import shutil
 import stat
 
 import keras
@@ -152,9 +153,17 @@ def test_another_trained_model_is_not_replaced(stored, model, tmp_path):
     other = tmp_path / "other.keras"
     other.write_bytes((stored / "net.keras").read_bytes())
     model.save(tmp_path / "other.h5")
+    shutil.copytree(stored / "net", tmp_path / "net")
     before = _content(tmp_path)
-    for name in ("other.keras", "other.h5"):
-        with pytest.raises(errors.UserError, match="a Keras model"):
+    inner = [name for name in before if name.startswith("net/")]
+    assert {"net/saved_model.pb", "net/variables/variables.index"} <= {*inner}
+    for name in (
+        "other.keras",
+        "other.h5",
+        "net/saved_model.pb",
+        "net/variables/variables.index",
+    ):
+        with pytest.raises(errors.UserError, match="a trained model"):
             _quantize(model, tmp_path / name)
     assert _content(tmp_path) == before
 

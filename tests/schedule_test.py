@@ -144,6 +144,17 @@ def test_flagfile_and_shared_samples_are_there_before_the_run(tmp_path):
     assert names == ["samples.npz"]
 
 
+def test_laying_samples_leaves_a_users_temporary_file(tmp_path):
+    (tmp_path / "samples").mkdir()
+    (tmp_path / "samples/1.npz").write_bytes(b"samples")
+    place = tmp_path / "net/a/model.tflite.run"
+    place.mkdir(parents=True)
+    (place / "samples.npz.tmp").write_text("mine")
+    _drive(tmp_path, _Workers(), [_run("a", samples="samples/1.npz")])
+    assert (place / "samples.npz").read_bytes() == b"samples"
+    assert (place / "samples.npz.tmp").read_text() == "mine"
+
+
 _EVALUATION = {"classes": [1], "top1_percent": 1, "standard_error_percent": 0}
 
 

@@ -13,7 +13,7 @@ import time
 import pytest
 import small_disks
 
-from dsg_tf import errors, files, staging
+from dsg_tf import errors, staging
 
 _ROOT = pathlib.Path(__file__).absolute().parent.parent
 # Begins to write and never ends.
@@ -154,6 +154,32 @@ def test_links_are_never_replaced(tmp_path):
     assert _names(tmp_path) == ["mine"]
 
 
+def test_a_folder_that_cannot_be_put_back_is_not_deleted(
+    tmp_path, monkeypatch, caplog
+):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "mine").write_text("mine")
+    rename = os.rename
+
+    def only_away(source, target):
+        if pathlib.Path(target) == tmp_path / "a":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        rename(source, target)
+
+    with monkeypatch.context() as patch, staging.Staging() as staged:
+        patch.setattr(staging.os, "rename", only_away)
+        staged.add_folder(tmp_path / "a")
+        with pytest.raises(errors.UserError):
+            staged.place()
+        staged.__exit__()
+    (kept,) = tmp_path.rglob("mine")
+    assert kept.read_text() == "mine"
+    assert f"{kept.parent} is what was at {tmp_path / 'a'}" in caplog.text
+    staging.sweep(tmp_path / "a")
+    assert _names(tmp_path) == ["a"]
+    assert _names(tmp_path / "a") == ["mine"]
+
+
 @pytest.mark.parametrize("name", ["ä" * 120, "n" * 250, "a b\nc", "-x", "*[a]"])
 def test_any_name_that_a_disk_takes_can_be_written(tmp_path, name):
     for content in ("one", "two"):
@@ -205,6 +231,12 @@ def test_full_disk_is_one_line_and_the_old_file_stays(tmp_path):
         assert _names(disk) == before
 
 
+def _add_both(staged: staging.Staging, folder: pathlib.Path) -> None:
+    staged.add(folder / "a", b"new")
+    staged.add(folder / "b", b"new")
+    staged.place()
+
+
 @pytest.mark.parametrize(
     "number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO]
 )
@@ -223,7 +255,7 @@ def test_every_error_of_writing_is_one_line(
 
     with monkeypatch.context() as patch:
         patch.setattr(staging.os, place, fail)
-        with pytest.raises(errors.UserError):
-            files.write_atomically(tmp_path / "a", b"new")
+        with pytest.raises(errors.UserError), staging.Staging() as staged:
+            _add_both(staged, tmp_path)
     assert (tmp_path / "a").read_text() == "old"
     assert _names(tmp_path) == ["a"]
