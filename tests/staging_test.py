@@ -197,7 +197,7 @@ def test_long_names_that_begin_alike_have_temporaries_apart(tmp_path):
 
 
 def test_log_says_what_was_replaced(tmp_path, caplog):
-    caplog.set_level("INFO")
+    caplog.set_level("INFO", logger="absl")
     path = tmp_path / "a"
     for content in (b"12345", b"new"):
         with staging.Staging() as staged:
