@@ -22,6 +22,7 @@ from dsg_tf import (
     batch_models,
     batch_plan,
     cli,
+    disk_space,
     errors,
     files,
     fingerprints,
@@ -68,7 +69,9 @@ def _check(values: flags.FlagValues) -> pathlib.Path:
     batch_flags.check_axes(values)
     config_lib.PipelineConfig(min_agreement=values.min_agreement)
     if values.export:
-        run_table.check(values.export)
+        run_table.check(
+            values.export, batch_models.inputs(values) if values.models else {}
+        )
     return pathlib.Path(values.output_dir).absolute()
 
 
@@ -182,13 +185,13 @@ def _tell_failed(
 def _run(values: flags.FlagValues, folder: pathlib.Path) -> int:
     """Runs the grid; returns the exit code."""
     # Once without a folder: what is wrong leaves nothing behind.
+    _check_folder(folder)
     with stages.within("plan"):
         _check_grid(values, folder)
-    _check_folder(folder)
     if values.dry_run:
         return _dry_run(values, folder)
     _make_folder(folder)
-    with folder_lock.hold(folder) as lock:
+    with folder_lock.hold(folder) as lock, disk_space.reported(folder):
         record = run_record.RunRecord(folder)
         for row in record.rows():
             if row.status == "running":  # Of a driver that is dead.
@@ -243,8 +246,9 @@ def _dry_run(values: flags.FlagValues, folder: pathlib.Path) -> int:
 
 def _export(values: flags.FlagValues, folder: pathlib.Path) -> None:
     record = run_record.RunRecord(folder, create=False)
-    target = pathlib.Path(values.export)
-    files.write_atomically(target, run_table.render(record.rows(), str(target)))
+    target = files.resolved(values.export, subject="--export")
+    text = run_table.render(record.rows(), values.export)
+    files.write_atomically(target, text, tell=True)
     record.close()
     logging.info("table: %s", target)
 

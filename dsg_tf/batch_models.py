@@ -72,6 +72,22 @@ def models(values: flags.FlagValues) -> list[Model]:
     return found
 
 
+def inputs(values: flags.FlagValues) -> dict[str, str]:
+    """All that a batch reads, by what an error calls it.
+
+    Raises:
+      errors.UserError: as `models`.
+    """
+    found = {}
+    for model in models(values):
+        found[f"the model {model.name}"] = model.path
+        for flag in ("eval_data", "calibration_data"):
+            if model.values[flag].value:
+                name = f"--{flag} of {model.name}"
+                found[name] = model.values[flag].value
+    return found
+
+
 def _model(values: flags.FlagValues, name: str, path: str) -> Model:
     source = pathlib.Path(path)
     if not source.exists():

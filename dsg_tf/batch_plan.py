@@ -13,6 +13,7 @@ from dsg_tf import (
     batch_runs,
     fingerprints,
     image_flags,
+    overlaps,
     schedule,
 )
 
@@ -60,7 +61,29 @@ def runs(
         for note in dict.fromkeys(maker.notes):
             tell(note)
     _tell_equal(equal, tell)
+    _refuse_overlaps(output_dir, list(planned.values()), values)
     return list(planned.values())
+
+
+def _refuse_overlaps(
+    output_dir: pathlib.Path,
+    planned: Sequence[schedule.Run],
+    values: flags.FlagValues,
+) -> None:
+    """Refuses to write over, into or around what the batch reads.
+
+    The output folder may hold models and images, as long as no run's own
+    folder does.
+    """
+    inputs = batch_models.inputs(values)
+    subject = "--output_dir"
+    overlaps.refuse([output_dir], inputs, subject=subject, holds=False)
+    folders = {
+        output_dir / place
+        for run in planned
+        for place in (run.folder, run.artifact)
+    }
+    overlaps.refuse(sorted(folders), inputs, subject=subject)
 
 
 def _tell_equal(

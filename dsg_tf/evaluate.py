@@ -16,7 +16,7 @@ import pathlib
 from collections.abc import Callable
 
 import numpy as np
-from absl import flags
+from absl import flags, logging
 
 from dsg_tf import (
     classifiers,
@@ -150,9 +150,12 @@ def main() -> int:
     """Evaluates what the flags name, and prints top-1."""
     cli.require(_FLAGS, "model", "data")
     image_flags.check(_FLAGS)
-    output = pathlib.Path(_FLAGS.output) if _FLAGS.output else None
-    if output is not None:
-        files.check_writable(output)
+    output = None
+    if _FLAGS.output:
+        read = ("model", "reference", "data")
+        output = files.destination(
+            _FLAGS.output, {f"--{name}": _FLAGS[name].value for name in read}
+        )
     with stages.within("read images"):
         pixels, labels = labelled_images.load(_FLAGS.data)
 
@@ -190,7 +193,8 @@ def main() -> int:
         )
     if output is not None:
         found["classes"] = classes.tolist()
-        files.write_atomically(output, json.dumps(found) + "\n")
+        logging.set_verbosity(max(logging.get_verbosity(), logging.INFO))
+        files.write_atomically(output, json.dumps(found) + "\n", tell=True)
     return 0
 
 

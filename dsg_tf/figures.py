@@ -12,13 +12,25 @@ References:
 
 from __future__ import annotations
 
+import contextlib
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from absl import flags, logging
 
-from dsg_tf import cli, errors, files, quantize_flags, quiet, stages
+from dsg_tf import (
+    cli,
+    disk_space,
+    errors,
+    files,
+    overlaps,
+    quantize_flags,
+    quiet,
+    sample_values,
+    stages,
+    staging,
+)
 from dsg_tf import config as config_lib
 from dsg_tf import samples as samples_lib
 
@@ -46,6 +58,14 @@ GROUPS = {
 HISTOGRAMS = "moment_histograms"
 BOXES = "moment_boxes"
 NUMBERS = "diversity.json"
+NAMES = (
+    *(
+        f"{name}.{kind}"
+        for name in (HISTOGRAMS, BOXES)
+        for kind in ("png", "txt")
+    ),
+    NUMBERS,
+)
 
 # Of an index: Python refuses to read thousands of digits.
 _DIGITS = 9
@@ -186,19 +206,47 @@ def main() -> int:
     real = _real(paths)
     channels = parse_channels(_FLAGS.channels) or None
     folder = pathlib.Path(_FLAGS.output_dir)
-    files.check_place(
-        folder if folder.exists() else folder.absolute().parent,
-        subject="--output_dir",
-    )
+    _check_folder(folder, paths)
     logging.set_verbosity(max(logging.get_verbosity(), logging.INFO))
     stages.set_folder(folder)
     contents = _contents(paths, real, channels)
     with stages.within("write"):
-        folder.mkdir(exist_ok=True)
-        for name, content in contents.items():
-            files.write_atomically(folder / name, content)
-            logging.info("%s", folder / name)
+        _write(folder, contents)
     return 0
+
+
+def _check_folder(folder: pathlib.Path, paths: Mapping[str, str]) -> None:
+    """Refuses a folder that cannot be written, or in what is read."""
+    flag = "--output_dir"
+    inputs = {"--saved_model": _FLAGS.saved_model}
+    inputs |= {f"the set {name}": path for name, path in paths.items()}
+    members = [folder / name for name in NAMES]
+    files.check_name(folder.absolute(), subject=flag)
+    overlaps.refuse([folder, *members], inputs, subject=flag, holds=False)
+    for member in members:
+        files.refuse_special(member, expected="a picture of an earlier run")
+    files.check_place(
+        folder if folder.exists() else folder.absolute().parent, subject=flag
+    )
+
+
+def _write(folder: pathlib.Path, contents: Mapping[str, bytes | str]) -> None:
+    """Writes all files, or none and no folder."""
+    made = not folder.exists()
+    with disk_space.reported(folder, every=True):
+        folder.mkdir(exist_ok=True)
+    try:
+        with staging.Staging() as staged:
+            for name, content in contents.items():
+                staged.add(folder / name, content, tell=True)
+            staged.place()
+    except BaseException:
+        if made:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        raise
+    for name in contents:
+        logging.info("%s", folder / name)
 
 
 def _contents(
@@ -291,7 +339,7 @@ def _read(path: str, ports) -> dict[str, np.ndarray]:
     arrays = {n: a[: _FLAGS.count] for n, a in whole.arrays.items()}
     for port in ports:
         integer = port.dtype.is_integer
-        samples_lib.check_values(
+        sample_values.check(
             path,
             port.name,
             arrays[port.name],

@@ -9,13 +9,20 @@ method without data has to stand.
 
 from __future__ import annotations
 
-import os
 import pathlib
 
 import numpy as np
 from absl import flags, logging
 
-from dsg_tf import cli, files, image_flags, labelled_images, stages
+from dsg_tf import (
+    cli,
+    disk_space,
+    files,
+    image_flags,
+    labelled_images,
+    stages,
+    staging,
+)
 
 _USAGE = """
 Real images as samples for dsg_tf.quantize.
@@ -76,22 +83,20 @@ def draw(images: np.ndarray, count: int | None, seed: int) -> np.ndarray:
 
 def write(output: pathlib.Path, images: np.ndarray) -> None:
     """Writes samples float32 (N, ...), all of them or none."""
-    temporary = output.with_name(output.name + ".tmp")
-    try:
-        with temporary.open("wb") as file:
-            # One array beside none: it serves an input of any name.
-            np.savez(file, images=images)
-        os.replace(temporary, output)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with (
+        staging.file(output, tell=True) as temporary,
+        disk_space.reported(output, bytes_needed=images.nbytes, every=True),
+        temporary.open("wb") as file,
+    ):
+        # One array beside none: it serves an input of any name.
+        np.savez(file, images=images)
 
 
 def main() -> int:
     """Writes the samples that the flags ask for."""
     cli.require(_FLAGS, "data", "output")
     image_flags.check(_FLAGS)
-    output = pathlib.Path(_FLAGS.output)
-    files.check_writable(output)
+    output = files.destination(_FLAGS.output, {"--data": _FLAGS.data})
     logging.set_verbosity(max(logging.get_verbosity(), logging.INFO))
     with stages.within("read images"):
         found = labelled_images.load_unlabelled(_FLAGS.data)

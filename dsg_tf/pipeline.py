@@ -13,7 +13,6 @@ import dataclasses
 import hashlib
 import os
 import pathlib
-import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -23,23 +22,23 @@ import numpy as np
 import dsg_tf
 from dsg_tf import config as config_lib
 from dsg_tf import (
+    disk_space,
     diversity,
     files,
     layer_store,
     needs,
     passes,
     progress,
+    run_folders,
     sampling,
     source_model,
     stages,
+    staging,
     writers,
 )
 from dsg_tf import report as report_lib
 from dsg_tf import samples as samples_lib
 from dsg_tf.graph import ir
-
-# Where learned rounding keeps finished layers while it runs.
-_ROUNDING = "rounding.parts"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -91,10 +90,35 @@ def quantize_model(
       result.report["outputs"]["output_0"]["top1_agreement"]
     """
     config = needs.complete(config or config_lib.PipelineConfig())
-    output = pathlib.Path(output)
-    clock = _Clock()
     writer = writers.of(config.export)
-    writer.check_output(output)
+    output = writer.destination(
+        pathlib.Path(output),
+        {"the model": model, "--samples": config.samples, "real": real},
+    )
+    with run_folders.claim(output) as folder, disk_space.reported(folder):
+        return _run(
+            model,
+            output=output,
+            run_folder=folder,
+            writer=writer,
+            config=config,
+            callbacks=callbacks,
+            real=real,
+        )
+
+
+def _run(
+    model,
+    *,
+    output: pathlib.Path,
+    run_folder: pathlib.Path,
+    writer: writers.Writer,
+    config: config_lib.PipelineConfig,
+    callbacks: Sequence,
+    real: str | os.PathLike,
+) -> Result:
+    """The stages, in a run folder that nobody else works in."""
+    clock = _Clock()
     with clock.stage("load"):
         source = source_model.load(model, config)
         writer.check_model(source)
@@ -106,10 +130,8 @@ def quantize_model(
         others = sampling.given(source, os.fspath(real)) if real else None
     # Not before: where the model or the samples are refused, that is all.
     source.log()
-    run_folder = files.run_folder(output)
-    run_folder.mkdir(exist_ok=True)
     if not config.resume:
-        _forget(run_folder)
+        run_folders.forget(run_folder)
     with clock.stage("samples"):
         sample_set = own
         if own is None:
@@ -117,7 +139,7 @@ def quantize_model(
                 source,
                 config.synthesis,
                 folder=run_folder,
-                output=run_folder / "samples.npz",
+                output=run_folder / run_folders.SAMPLES,
                 count=config.synthesis.num_samples + config.verify_samples,
                 callbacks=callbacks,
             )
@@ -131,30 +153,33 @@ def quantize_model(
         )
     with clock.stage("passes"):
         prepared = _prepare(source, calibrating, config, run_folder)
-    with clock.stage("export"):
-        written = writer.write(prepared, calibrating, output)
-    with clock.stage("verify"):
-        outputs, layers = writers.verify(source, prepared, written, held_out)
-    report = report_lib.build(
-        source=source,
-        config=config,
-        model=model,
-        output=output,
-        calibrated_with=len(calibrating),
-        verified_on=len(held_out),
-        edges=sample_set.metadata.get("edges"),
-        diverse=diverse,
-        prepared=prepared,
-        written=written,
-        outputs=outputs,
-        layers=layers,
-        seconds=clock.seconds,
-    )
-    files.write_atomically(
-        run_folder / "report.json", report_lib.to_json(report)
-    )
+    with staging.Staging() as staged:
+        with clock.stage("export"):
+            written = writer.write(prepared, calibrating, output, staged)
+        with clock.stage("verify"):
+            outputs, layers = writers.verify(
+                source, prepared, written, held_out
+            )
+        report = report_lib.build(
+            source=source,
+            config=config,
+            model=model,
+            output=output,
+            calibrated_with=len(calibrating),
+            verified_on=len(held_out),
+            edges=sample_set.metadata.get("edges"),
+            diverse=diverse,
+            prepared=prepared,
+            written=written,
+            outputs=outputs,
+            layers=layers,
+            seconds=clock.seconds,
+        )
+        staged.add(run_folder / run_folders.REPORT, report_lib.to_json(report))
+        # All of it is written and checked: the output gets its name last.
+        staged.place(last=output)
     # Only now: a run that is killed before goes on from what is kept there.
-    shutil.rmtree(run_folder / _ROUNDING, ignore_errors=True)
+    layer_store.remove(run_folder / run_folders.ROUNDING)
     return Result(output, run_folder, report, report["passed"])
 
 
@@ -187,18 +212,19 @@ def synthesize(
     config = needs.complete(config or config_lib.PipelineConfig())
     # Samples that are given are for quantize_model; these are to be made.
     config = dataclasses.replace(config, samples="")
-    output = pathlib.Path(output)
-    files.check_writable(output)
-    source = source_model.load(model, config)
-    sampling.check(source, config.synthesis)
-    return sampling.make(
-        source,
-        config.synthesis,
-        folder=files.run_folder(output),
-        output=output,
-        count=config.synthesis.num_samples + further,
-        callbacks=callbacks,
-    )
+    output = files.run_destination(output, {"the model": model})
+    with run_folders.claim(output) as folder, disk_space.reported(folder):
+        source = source_model.load(model, config)
+        sampling.check(source, config.synthesis)
+        return sampling.make(
+            source,
+            config.synthesis,
+            folder=folder,
+            output=output,
+            count=config.synthesis.num_samples + further,
+            callbacks=callbacks,
+            tell=True,
+        )
 
 
 def representative_dataset(
@@ -256,13 +282,6 @@ class _Clock:
         self.seconds[name] = round(time.monotonic() - start, 2)
 
 
-def _forget(run_folder: pathlib.Path) -> None:
-    """Throws away what an earlier run of the same output has left."""
-    (run_folder / "samples.npz").unlink(missing_ok=True)
-    for name in ("samples.parts", _ROUNDING):
-        shutil.rmtree(run_folder / name, ignore_errors=True)
-
-
 def _prepare(
     source: source_model.SourceModel,
     calibrating: samples_lib.SampleSet,
@@ -284,7 +303,9 @@ def _prepare(
             config.synthesis.seed,
             dsg_tf.__version__,
         )
-        return layer_store.LayerStore(run_folder / _ROUNDING, repr(key))
+        return layer_store.LayerStore(
+            run_folder / run_folders.ROUNDING, repr(key)
+        )
 
     return passes.run(
         source.graph,

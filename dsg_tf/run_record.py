@@ -16,7 +16,7 @@ import sqlite3
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from dsg_tf import errors, files
+from dsg_tf import disk_space, errors, files
 
 NAME = "runs.sqlite"
 # Of the table below: changes when it does.
@@ -142,7 +142,8 @@ class RunRecord:
         Not of a row that breaks the table's rules: that is a defect.
         """
         try:
-            yield
+            with disk_space.reported(self.path):
+                yield
         except sqlite3.IntegrityError:
             raise
         except sqlite3.OperationalError as error:
@@ -193,7 +194,8 @@ class RunRecord:
             for name, value in ((name, getattr(row, name)) for name in _COLUMNS)
         ]
         updates = ", ".join(f"{n} = excluded.{n}" for n in _COLUMNS[1:])
-        with self._told(), self._db:  # Commits, or rolls back.
+        # All, or nothing.
+        with self._told(), self._db:
             self._db.execute("BEGIN IMMEDIATE")
             self._db.execute(
                 "DELETE FROM runs WHERE folder = ? AND key != ?",

@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dsg_tf import errors, run_record
+from dsg_tf import errors, files, run_record
 
 # Of a run's config, then of its metrics, in the table's order.
 _CONFIG = (
@@ -62,12 +62,16 @@ _MARKDOWN = {
 _DIGITS = {"agreement": 3, "seconds": 0, "sqnr_db": 1, "size_bytes": 0}
 
 
-def check(path: str) -> None:
+def check(path: str, inputs: Mapping[str, object] | None = None) -> None:
     """Refuses a path whose format is unknown, or that cannot be written.
 
+    Args:
+      path: where the table shall go.
+      inputs: what the batch reads; see `overlaps.refuse`.
+
     Raises:
-      errors.UserError: the suffix is none of .csv, .md, .jsonl, or there is
-        no such folder.
+      errors.UserError: the suffix is none of .csv, .md, .jsonl, there is no
+        such folder, or it would go over an input.
     """
     target = pathlib.Path(path)
     if target.suffix not in _FORMATS:
@@ -82,6 +86,7 @@ def check(path: str) -> None:
             got=repr(path),
             expected="a file in a folder that is there",
         )
+    files.destination(path, inputs or {}, subject="--export")
 
 
 def render(rows: Sequence[run_record.Row], path: str) -> str:

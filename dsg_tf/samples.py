@@ -9,27 +9,33 @@ same reader takes a user's own .npz or .npy.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
-import math
 import os
 import pathlib
 import shutil
 import zipfile
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
+from absl import logging
 
-from dsg_tf import errors
+from dsg_tf import (
+    array_files,
+    disk_space,
+    errors,
+    files,
+    sample_journal,
+    staging,
+)
 
+_EXPECTED = "an .npz with one array per input, or an .npy"
 _METADATA = "metadata.json"
 _LABELS = "labels"
-# Samples whose values span less than this many deviations of the domain were
-# scaled for another model: [0, 1] pixels span 1/64 of a 0..255 model's.
-_VANISHING = 0.1
-# Samples that are checked at a time.
-_CHUNK = 64
+_JOURNAL, _JOURNAL_TEMPORARY = "journal.json", "journal.tmp"
+# Names in an error.
+_SHOWN = 12
 
 
 def held_out(total: int, most: int) -> int:
@@ -102,30 +108,24 @@ class SampleFolder:
         key: str,
     ):
         self._path = pathlib.Path(path)
-        self._path.mkdir(parents=True, exist_ok=True)
         self._key = key
         names = list(shapes)
         self._files = {n: self._path / f"{i}.npy" for i, n in enumerate(names)}
-        self._journal = self._path / "journal.json"
-        self._temporary = self._path / "journal.tmp"
+        self._journal = self._path / _JOURNAL
+        self._temporary = self._path / _JOURNAL_TEMPORARY
         whole = {
             name: ((count, *shapes[name]), np.dtype(dtypes[name]))
             for name in names
         }
-        self._done, self._notes = self._read_journal(whole)
-        if not self._done:
-            for left_behind in self._path.glob("[0-9]*.npy"):
-                left_behind.unlink()
-        mode = "r+" if self._done else "w+"
-        self._maps = {
-            name: np.lib.format.open_memmap(
-                file,
-                mode=mode,
-                shape=whole[name][0],
-                dtype=whole[name][1],
-            )
-            for name, file in self._files.items()
-        }
+        with disk_space.reported(self._path, every=True):
+            self._path.mkdir(parents=True, exist_ok=True)
+            self._done, self._notes = self._resume(whole, count)
+            try:
+                self._maps = self._open(whole)
+            except BaseException:
+                if not self._done:
+                    remove_folder(self._path)
+                raise
         self._labels = np.full(count, -1, np.int32)
         for start, labels in self._done.items():
             self._labels[start : start + len(labels)] = labels
@@ -164,17 +164,36 @@ class SampleFolder:
         ]
         kept = self._labels[start : start + len(labels)]
         self._done[start] = [int(label) for label in kept]
+        self._sums[start] = self._sums_of(start, len(kept))
         self._write_journal()
 
-    def pack(self, path: str | os.PathLike, metadata: Mapping) -> SampleSet:
+    def pack(
+        self,
+        path: str | os.PathLike,
+        metadata: Mapping,
+        *,
+        tell: bool = False,
+    ) -> SampleSet:
         """Packs all samples into one .npz and opens it.
 
         The file is written under a temporary name and renamed. It is not
         compressed, so that it can be memory-mapped.
+
+        Args:
+          path: the file.
+          metadata: what it tells of itself.
+          tell: whether the log says what was replaced.
+
+        Raises:
+          errors.UserError: there is no room for it.
         """
         path = pathlib.Path(path)
-        temporary = path.with_name(path.name + ".tmp")
-        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+        size = sum(file.stat().st_size for file in self._files.values())
+        with (
+            staging.file(path, tell=tell) as temporary,
+            disk_space.reported(path, bytes_needed=size, every=True),
+            zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive,
+        ):
             for name, file in self._files.items():
                 with (
                     _entry(archive, f"{name}.npy") as entry,
@@ -187,55 +206,158 @@ class SampleFolder:
             with _entry(archive, _METADATA) as entry:
                 whole = {**metadata, **self._notes}
                 entry.write(json.dumps(whole, sort_keys=True).encode())
-        os.replace(temporary, path)
-        return read(path, inputs=dict.fromkeys(self._files))
+        # Its checksums were taken of the very bytes that were written.
+        return read(path, inputs=dict.fromkeys(self._files), checked=True)
 
     def remove(self) -> None:
         """Deletes the folder's own files."""
         self._maps = {}
-        for file in (*self._files.values(), self._journal, self._temporary):
-            file.unlink(missing_ok=True)
-        self._path.rmdir()
+        remove_folder(self._path)
+
+    def _open(self, whole: Mapping[str, tuple]) -> dict[str, np.memmap]:
+        """The files, made anew where nothing is finished, with room for all."""
+        if not self._done:
+            for left_behind in self._path.glob("[0-9]*.npy"):
+                left_behind.unlink()
+        maps = {}
+        for name, file in self._files.items():
+            shape, dtype = whole[name]
+            maps[name] = np.lib.format.open_memmap(
+                file,
+                mode="r+" if self._done else "w+",
+                shape=shape,
+                dtype=dtype,
+            )
+            # Without blocks of its own, a full disk would kill the process.
+            disk_space.reserve(file, file.stat().st_size)
+        return maps
+
+    def _sums_of(self, start: int, size: int) -> list[int]:
+        """A checksum of each input's samples in a batch."""
+        return [
+            sample_journal.checksum(array[start : start + size])
+            for array in self._maps.values()
+        ]
 
     def _write_journal(self) -> None:
-        journal = {
-            "key": self._key,
-            "done": list(self._done.items()),
-            "notes": self._notes,
-        }
-        self._temporary.write_text(json.dumps(journal))
-        os.replace(self._temporary, self._journal)
+        done = tuple(
+            (start, labels, self._sums[start])
+            for start, labels in self._done.items()
+        )
+        content = sample_journal.Journal(self._key, done, self._notes).encode()
+        with disk_space.reported(
+            self._journal, bytes_needed=len(content), every=True
+        ):
+            self._temporary.write_bytes(content)
+            os.replace(self._temporary, self._journal)
 
-    def _read_journal(self, whole: Mapping[str, tuple]) -> tuple[dict, dict]:
+    def _resume(
+        self, whole: Mapping[str, tuple], count: int
+    ) -> tuple[dict[int, list[int]], dict]:
         """Labels of the finished batches by start, and the notes.
 
-        None of either if in any doubt.
+        None of either if in any doubt of the journal; a batch is left out
+        where its samples are not those that were written.
         """
-        try:
-            journal = json.loads(self._journal.read_text())
-            if journal["key"] != self._key:
-                return {}, {}
-            done = {int(start): list(kept) for start, kept in journal["done"]}
-            for name, file in self._files.items():
-                there = np.load(file, mmap_mode="r")
-                if (there.shape, there.dtype) != whole[name]:
-                    return {}, {}
-            return done, dict(journal["notes"])
-        except (OSError, EOFError, ValueError, TypeError, KeyError):
+        self._sums: dict[int, list[int]] = {}
+        if not os.path.lexists(self._journal):
             return {}, {}
+        try:
+            journal = sample_journal.read(self._journal)
+            if journal.key != self._key:
+                logging.info(
+                    "%s: of another model or config; begun anew", self._path
+                )
+                return {}, {}
+            maps = self._checked_maps(whole, journal, count)
+        except (OSError, ValueError, array_files.UnreadableError) as error:
+            logging.warning(
+                "%s: damaged (%s); begun anew", self._path, str(error)[:200]
+            )
+            return {}, {}
+        done = {}
+        for start, labels, sums in journal.done:
+            stop = start + len(labels)
+            if [
+                sample_journal.checksum(array[start:stop]) for array in maps
+            ] == sums:
+                done[start], self._sums[start] = labels, sums
+            else:
+                logging.warning(
+                    "%s: samples %d to %d are damaged; made again",
+                    self._path,
+                    start,
+                    stop - 1,
+                )
+        return done, journal.notes
+
+    def _checked_maps(
+        self,
+        whole: Mapping[str, tuple],
+        journal: sample_journal.Journal,
+        count: int,
+    ) -> list[np.ndarray]:
+        """The arrays, which are what a journal was written of."""
+        if not journal.done:
+            return []
+        journal.check_bounds(count)
+        maps = []
+        for name, file in self._files.items():
+            if file.is_symlink():
+                raise ValueError(f"{file.name} is a link")
+            arrays, _ = array_files.read(file)
+            entry = arrays.get("")
+            if entry is None or (entry.shape, entry.dtype) != whole[name]:
+                raise ValueError(f"{file.name} has another shape")
+            if entry.fortran:
+                raise ValueError(f"{file.name} has another order")
+            maps.append(entry.load())
+        return maps
+
+
+def is_worth(path: pathlib.Path, *, notes_count: bool) -> bool:
+    """Whether a later run could go on from a folder of samples under way.
+
+    Args:
+      path: the folder.
+      notes_count: whether notes alone are worth it.
+    """
+    try:
+        journal = sample_journal.read(path / _JOURNAL)
+    except (OSError, ValueError):
+        return False
+    return bool(journal.done or (notes_count and journal.notes))
+
+
+def remove_folder(path: pathlib.Path) -> None:
+    """Deletes a folder of samples under way; what is not of it stays."""
+    if path.is_symlink() or not path.is_dir():
+        return
+    for file in (
+        *path.glob("[0-9]*.npy"),
+        path / _JOURNAL,
+        path / _JOURNAL_TEMPORARY,
+    ):
+        file.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        path.rmdir()
 
 
 def read(
     path: str | os.PathLike,
     *,
     inputs: Mapping[str, tuple[int | None, ...] | None],
+    checked: bool = False,
 ) -> SampleSet:
     """Opens samples.npz, or a user's own .npz or .npy.
+
+    An archive's checksums are compared once, here, of the arrays that are used.
 
     Args:
       path: the file. A .npy, or an .npz with a single array beside labels,
         serves a model with one input under any name.
       inputs: the shape of one sample by input name, None where any will do.
+      checked: whether the checksums are known to hold.
 
     Returns:
       The samples, memory-mapped where the file allows it.
@@ -245,7 +367,8 @@ def read(
         an input, or holds another shape.
     """
     path = pathlib.Path(path)
-    arrays, metadata = _open(path)
+    entries, metadata = _open(path)
+    arrays: dict = entries
     if len(inputs) == 1 and not set(inputs) & set(arrays):
         arrays = _under_its_name(arrays, next(iter(inputs)))
     chosen = {}
@@ -253,12 +376,12 @@ def read(
         if name not in arrays:
             raise errors.UserError(
                 str(path),
-                got="arrays " + ", ".join(sorted(arrays))
+                got=f"arrays {_few(sorted(arrays))}"
                 if any(arrays)
                 else "an array without a name"
                 if arrays
                 else "no arrays",
-                expected="an array for each input: " + ", ".join(inputs),
+                expected="an array for each input: " + _few(list(inputs)),
             )
         chosen[name] = _check_shape(path, name, arrays[name], shape)
     counts = {name: len(a) for name, a in chosen.items()}
@@ -268,67 +391,11 @@ def read(
             got=f"different numbers of samples: {counts}",
             expected="the same number for each input",
         )
-    return SampleSet(chosen, metadata)
-
-
-def check_values(
-    subject: str,
-    name: str,
-    array: np.ndarray,
-    *,
-    minimum: float,
-    maximum: float,
-    deviation: float,
-    integer: bool,
-) -> None:
-    """Refuses samples that cannot be inputs of the model.
-
-    Args:
-      subject: the file, for the error.
-      name: the input.
-      array: (N, ...).
-      minimum, maximum: the domain's bounds; infinite where unknown.
-      deviation: the domain's.
-      integer: whether only whole numbers are valid.
-
-    Raises:
-      errors.UserError: values are not finite, lie far outside of the bounds
-        (0..255 pixels for a [-1, 1] model), fill a vanishing part of them
-        ([0, 1] pixels for a 0..255 model), or are not whole.
-    """
-    low, high, whole = math.inf, -math.inf, True
-    for start in range(0, len(array), _CHUNK):
-        part = np.asarray(array[start : start + _CHUNK], np.float64)
-        if not np.isfinite(part).all():
-            raise errors.UserError(
-                subject,
-                got=f"values of {name!r} that are not finite",
-                expected="finite numbers",
-            )
-        low, high = min(low, part.min()), max(high, part.max())
-        whole = whole and bool((part == np.rint(part)).all())
-    slack = 0.0 if integer else 0.5 * (maximum - minimum)
-    outside = low < minimum - slack or high > maximum + slack
-    # Whole numbers may well be few: token ids of an int32 input.
-    vanishing = not integer and high - low < _VANISHING * deviation
-    remedy = (
-        "preprocess them as the model expects, or give the range with"
-        " --input_range"
-    )
-    if np.isfinite(slack) and (outside or vanishing):
-        raise errors.UserError(
-            subject,
-            got=f"values of {name!r} in [{low:.4g}, {high:.4g}]",
-            expected=f"values in [{minimum:.4g}, {maximum:.4g}]",
-            remedy=remedy,
-        )
-    if integer and not whole:
-        raise errors.UserError(
-            subject,
-            got=f"fractional values of {name!r}",
-            expected="whole numbers",
-            remedy=remedy,
-        )
+    try:
+        loaded = {n: e.load(checked=checked) for n, e in chosen.items()}
+    except array_files.UnreadableError as error:
+        raise _unreadable(path, error) from error
+    return SampleSet(loaded, metadata)
 
 
 def _under_its_name(arrays: dict, name: str) -> dict:
@@ -346,7 +413,20 @@ def _entry(archive: zipfile.ZipFile, name: str):
     return archive.open(zipfile.ZipInfo(name), "w", force_zip64=True)
 
 
+def _few(names: Sequence[str]) -> str:
+    """Names for an error, which is one line of some length."""
+    shown = [n if len(n) <= 60 else f"{n[:60]}..." for n in names[:_SHOWN]]
+    more = len(names) - len(shown)
+    return ", ".join(shown) + (f" and {more} more" if more else "")
+
+
 def _check_shape(path, name, array, shape):
+    if array.dtype.hasobject:
+        raise errors.UserError(
+            str(path),
+            got="an unreadable file (it holds Python objects)",
+            expected=_EXPECTED,
+        )
     fits = shape is None or (
         array.ndim == len(shape) + 1
         and all(
@@ -373,71 +453,26 @@ def _check_shape(path, name, array, shape):
     return array
 
 
-# What NumPy and zipfile raise for files that are no, or damaged, archives.
-_UNREADABLE = (
-    ValueError,
-    OSError,
-    EOFError,
-    RuntimeError,
-    NotImplementedError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
-
-
-def _open(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict]:
-    expected = "an .npz with one array per input, or an .npy"
-    if not path.is_file():
-        raise errors.UserError(
-            str(path),
-            got="a folder" if path.is_dir() else "no such file",
-            expected=expected,
-        )
+def _open(
+    path: pathlib.Path,
+) -> tuple[dict[str, array_files.Entry], dict]:
+    files.refuse_special(path, expected=_EXPECTED)
     try:
-        if not zipfile.is_zipfile(path):
-            return {"": np.load(path, mmap_mode="r")}, {}
-        with zipfile.ZipFile(path) as archive:
-            arrays = {
-                info.filename.removesuffix(".npy"): _member(path, archive, info)
-                for info in archive.infolist()
-                if info.filename.endswith(".npy")
-            }
-            metadata = {}
-            if _METADATA in archive.namelist():
-                metadata = json.loads(archive.read(_METADATA))
-            return arrays, metadata
-    except _UNREADABLE as error:
-        raise errors.UserError(
-            str(path), got=f"an unreadable file ({error})", expected=expected
-        ) from error
+        if not path.is_file():
+            raise errors.UserError(
+                str(path),
+                got="a folder" if path.is_dir() else "no such file",
+                expected=_EXPECTED,
+            )
+        return array_files.read(path)
+    except (OSError, array_files.UnreadableError) as error:
+        raise _unreadable(path, error) from error
 
 
-def _member(path, archive, info) -> np.ndarray:
-    """An array of an .npz: memory-mapped if stored, loaded if compressed."""
-    with archive.open(info) as stream:
-        if info.compress_type != zipfile.ZIP_STORED:
-            return np.lib.format.read_array(stream, allow_pickle=False)
-        version = np.lib.format.read_magic(stream)
-        read_header = (
-            np.lib.format.read_array_header_1_0
-            if version == (1, 0)
-            else np.lib.format.read_array_header_2_0
-        )
-        shape, fortran, dtype = read_header(stream)
-        header_size = stream.tell()
-        if dtype.hasobject:
-            raise ValueError("it holds Python objects")
-    with path.open("rb") as file:
-        file.seek(info.header_offset + 26)
-        name_size, extra_size = np.frombuffer(file.read(4), "<u2")
-    offset = info.header_offset + 30 + int(name_size) + int(extra_size)
-    if 0 in shape:
-        return np.empty(shape, dtype)
-    return np.memmap(
-        path,
-        dtype,
-        "r",
-        offset=offset + header_size,
-        shape=shape,
-        order="F" if fortran else "C",
+def _unreadable(path: pathlib.Path, error: Exception) -> errors.UserError:
+    return errors.UserError(
+        str(path),
+        got=f"an unreadable file ({str(error)[:300]})",
+        expected=_EXPECTED,
+        remedy="make or copy it again",
     )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
+import math
+import os
 import pathlib
 from collections.abc import Sequence
 
@@ -14,7 +15,14 @@ from absl import logging
 
 import dsg_tf
 from dsg_tf import config as config_lib
-from dsg_tf import errors, samples, source_model, synthesis_config
+from dsg_tf import (
+    disk_space,
+    errors,
+    sample_values,
+    samples,
+    source_model,
+    synthesis_config,
+)
 from dsg_tf.synthesis import input_space
 from dsg_tf.synthesis import run as synthesis
 
@@ -27,7 +35,7 @@ def given(source: source_model.SourceModel, path: str) -> samples.SampleSet:
     """
     sample_set = samples.read(path, inputs=source.sample_shapes)
     for name, domain in source.domains.items():
-        samples.check_values(
+        sample_values.check(
             path,
             name,
             sample_set.arrays[name],
@@ -64,6 +72,7 @@ def make(
     output: pathlib.Path,
     count: int,
     callbacks: Sequence = (),
+    tell: bool = False,
 ) -> samples.SampleSet:
     """Synthesises samples and packs them; a pack of the same key serves.
 
@@ -74,18 +83,18 @@ def make(
       output: the samples.npz.
       count: how many.
       callbacks: the user's Keras callbacks.
+      tell: whether the log says that an output was replaced.
 
     Raises:
-      errors.UserError: the synthesis diverged.
+      errors.UserError: the synthesis diverged, or there is no room for the
+        samples.
     """
     metadata = _metadata(source, config, count)
     key = metadata["key"]
-    if output.exists():
-        with contextlib.suppress(errors.UserError):
-            packed = samples.read(output, inputs=source.sample_shapes)
-            if packed.metadata.get("key") == key:
-                logging.info("samples of the same model and config: %s", output)
-                return packed
+    packed = _packed_before(source, output, key)
+    if packed is not None:
+        return packed
+    _check_room(source, folder=folder, output=output, count=count)
     try:
         store = synthesis.synthesize(
             source.graph,
@@ -105,9 +114,53 @@ def make(
             remedy="lower --synthesis=learning_rate=, now"
             f" {config.learning_rate:g}, or give --input_range",
         ) from error
-    packed = store.pack(output, metadata)
+    packed = store.pack(output, metadata, tell=tell)
     store.remove()
     return packed
+
+
+def _packed_before(
+    source: source_model.SourceModel, output: pathlib.Path, key: str
+) -> samples.SampleSet | None:
+    """Samples of this key that an earlier run has left; None without any."""
+    if not os.path.lexists(output):
+        return None
+    why, log = "of another model or config", logging.info
+    try:
+        packed = samples.read(output, inputs=source.sample_shapes)
+        if packed.metadata.get("key") == key:
+            logging.info("samples of the same model and config: %s", output)
+            return packed
+    except errors.UserError as error:
+        why, log = error.got, logging.warning
+    if output.is_symlink():
+        raise errors.UserError(
+            str(output),
+            got=f"a symbolic link to samples that do not serve ({why})",
+            expected="samples of this model and config, or nothing",
+            remedy="remove the link",
+        )
+    log("%s: %s; samples are made anew", output, why)
+    return None
+
+
+def _check_room(
+    source: source_model.SourceModel,
+    *,
+    folder: pathlib.Path,
+    output: pathlib.Path,
+    count: int,
+) -> None:
+    """Refuses a disk that samples under way and their pack do not fit on."""
+    size = sum(
+        count * math.prod(port.shape[1:]) * port.dtype.size
+        for port in source.graph.inputs
+    )
+    there = sum(
+        disk_space.allocated_bytes(file)
+        for file in (folder / "samples.parts").glob("*.npy")
+    )
+    disk_space.require([(folder, max(size - there, 0)), (output, size)])
 
 
 def split(

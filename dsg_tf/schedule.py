@@ -18,7 +18,7 @@ from typing import Any
 
 from absl import logging
 
-from dsg_tf import files, progress, run_metrics, run_record, runner
+from dsg_tf import files, progress, run_metrics, run_record, runner, staging
 
 # Kinds of runs that give classes to real images.
 EVALUATIONS = ("float", "evaluate")
@@ -240,8 +240,7 @@ class Driver:
         source = self._folder / run.samples
         place = files.run_folder(self._folder / run.artifact)
         place.mkdir(exist_ok=True)
-        temporary = place / "samples.npz.tmp"
-        temporary.unlink(missing_ok=True)
+        temporary = staging.spare_name(place / "samples.npz")
         try:
             os.link(source, temporary)
         except OSError:  # Not every disk has hard links.

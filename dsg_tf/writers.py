@@ -23,11 +23,13 @@ from dsg_tf import (
     fidelity,
     files,
     linear_layers,
+    overlaps,
     passes,
     progress,
     qtypes,
     simulation,
     source_model,
+    staging,
 )
 from dsg_tf import samples as samples_lib
 from dsg_tf.graph import frozen, ir, open_shapes, writing
@@ -73,8 +75,15 @@ class Written:
 class Writer(Protocol):
     """Writes one kind of model."""
 
-    def check_output(self, output: pathlib.Path) -> None:
-        """Refuses a place where it cannot be written."""
+    def destination(
+        self, output: pathlib.Path, inputs: Mapping[str, object]
+    ) -> pathlib.Path:
+        """Where it goes; refuses a place where it cannot be written.
+
+        Args:
+          output: the place that was asked for.
+          inputs: what the run reads; see `overlaps.refuse`.
+        """
 
     def check_model(self, source: source_model.SourceModel) -> None:
         """Refuses, before the long work, what cannot be written."""
@@ -84,8 +93,12 @@ class Writer(Protocol):
         prepared: passes.Prepared,
         calibrating: samples_lib.SampleSet,
         output: pathlib.Path,
+        staged: staging.Staging,
     ) -> Written:
-        """Takes ranges of activations from samples and writes."""
+        """Takes ranges of activations from samples and writes.
+
+        The output gets its name when all that is staged does.
+        """
 
 
 def of(config: export_config.ExportConfig) -> Writer:
@@ -124,8 +137,12 @@ class SimulationWriter:
     def __init__(self, config: export_config.ExportConfig):
         self._config = config
 
-    def check_output(self, output: pathlib.Path) -> None:
+    def destination(
+        self, output: pathlib.Path, inputs: Mapping[str, object]
+    ) -> pathlib.Path:
         """Refuses a place where no SavedModel can be written."""
+        files.check_name(output)
+        overlaps.refuse([output], inputs)
         if output.suffix == ".tflite":
             raise errors.UserError(
                 "--output",
@@ -136,7 +153,9 @@ class SimulationWriter:
                 remedy=f"for instance --output={output.stem}_simulated",
             )
         writing.check(output)
-        files.check_run_folder(output)
+        files.check_parent(output)
+        files.check_run_folder(output, inputs)
+        return output
 
     def check_model(self, source: source_model.SourceModel) -> None:
         """Nothing is refused: TensorFlow evaluates any operation."""
@@ -146,6 +165,7 @@ class SimulationWriter:
         prepared: passes.Prepared,
         calibrating: samples_lib.SampleSet,
         output: pathlib.Path,
+        staged: staging.Staging,
     ) -> Written:
         """Takes ranges, inserts fake quantization and writes."""
         config, graph = self._config, prepared.graph
@@ -163,11 +183,11 @@ class SimulationWriter:
             graph, ranges, bits=config.activation_bits
         )
         logging.info("%s", report.summary())
-        writing.save(simulated, output)
+        size_bytes = writing.stage(simulated, output, staged, tell=True)
         known = bn_ranges.of_graph(graph)
         return Written(
             simulated,
-            sum(f.stat().st_size for f in output.rglob("*") if f.is_file()),
+            size_bytes,
             ranges={t: (r, known.get(t)) for t, r in ranges.items()},
         )
 
@@ -184,9 +204,11 @@ class TFLiteWriter:
         # What `check_model` has converted: the graph that it was made of.
         self._converted: tuple[ir.Graph, bytes] | None = None
 
-    def check_output(self, output: pathlib.Path) -> None:
-        """Refuses a place where no file can be written."""
-        files.check_writable(output)
+    def destination(
+        self, output: pathlib.Path, inputs: Mapping[str, object]
+    ) -> pathlib.Path:
+        """Refuses a place where no file can be written; follows a link."""
+        return files.run_destination(output, inputs)
 
     def check_model(self, source: source_model.SourceModel) -> None:
         """Refuses, before the long work, what the exporter cannot do."""
@@ -208,13 +230,14 @@ class TFLiteWriter:
         prepared: passes.Prepared,
         calibrating: samples_lib.SampleSet,
         output: pathlib.Path,
+        staged: staging.Staging,
     ) -> Written:
         """Writes the file; it is checked before it gets its name."""
         config = self._config
         reference = self._reference(prepared.reference)
         if config.exporter == "tflite_converter":
             model = self._convert(prepared.graph, calibrating)
-            files.write_atomically(output, model)
+            staged.add(output, model, tell=True)
             return Written(
                 model,
                 len(model),
@@ -240,9 +263,10 @@ class TFLiteWriter:
                 name,
             )
         checks: list[readback.ReadBack] = []
-        files.write_atomically(
+        staged.add(
             output,
             exported.model,
+            tell=True,
             check=lambda content: checks.append(
                 readback.check(content, exported.requested)
             ),

@@ -4,10 +4,11 @@ The levels, lowest first; a module may import modules of its own level and of
 those below, never in a circle:
 
   0  errors, checks, synthesis_config, export_config, config, qtypes, quiet,
-     progress, samples, files, layer_store, labelled_images, image_archives,
-     memory; of commands stages, signals, streams, endings, flagfiles; of
-     batches grid, fingerprints, run_record, run_table, run_metrics, runner,
-     local_runner, schedule: no TensorFlow
+     progress, samples, sample_journal, sample_values, array_files, files,
+     staging, overlaps, disk_space, run_folders, layer_store, labelled_images,
+     image_archives, memory, needs; of commands stages, signals, streams,
+     endings, flagfiles; of batches grid, fingerprints, run_record, run_table,
+     run_metrics, runner, local_runner, schedule: no TensorFlow
   1  arithmetic and graphs: uniform, observers, graph/*; tflite.flatbuffer,
      which reads and writes the file format and knows nothing else
   2  what a graph tells: bn_*, input_domain, classifier_head,
@@ -42,7 +43,9 @@ _LEVELS = (
     " stages signals streams endings flagfiles memory image_archives"
     " progress samples files layer_store labelled_images lifeline folder_lock"
     " fingerprints grid run_record run_table run_metrics runner local_runner"
-    " schedule",
+    " schedule needs array_files disk_space overlaps run_folders sample_journal"
+    " sample_values"
+    " staging",
     "uniform observers weight_scales graph.* tflite.flatbuffer",
     "bn_statistics bn_patterns other_norms input_domain domain_fit"
     " preprocessing classifier_head tflite.interpreter"

@@ -12,7 +12,7 @@ import tiny_graphs
 import tiny_models
 from tensorflow.core.protobuf import saved_model_pb2
 
-from dsg_tf import errors, qtypes, uniform
+from dsg_tf import errors, qtypes, staging, uniform
 from dsg_tf.graph import frozen, ir, loading, writing
 from dsg_tf.transforms import insert_fake_quant
 
@@ -173,8 +173,6 @@ def test_a_saved_model_is_replaced_as_a_whole(before, tmp_path):
     if before != "nothing":
         path.mkdir()
     if before == "saved_model":
-        (path / "variables").mkdir()
-        (path / "variables" / "variables.index").write_text("old")
         (path / "saved_model.pb").write_text("old")
     writing.save(_two_inputs(), path)
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
@@ -196,7 +194,24 @@ def _link(path: pathlib.Path) -> None:
     path.symlink_to(path.with_name("original"))
 
 
-@pytest.mark.parametrize("make", [_file, _folder, _link])
+def _trained(path: pathlib.Path) -> None:
+    (path / "variables").mkdir(parents=True)
+    (path / "variables" / "variables.index").write_text("trained for weeks")
+    (path / "saved_model.pb").write_text("old")
+
+
+def _with_more(path: pathlib.Path) -> None:
+    writing.save(_two_inputs(), path)
+    (path / "notes.txt").write_text("mine")
+
+
+def _dangling(path: pathlib.Path) -> None:
+    path.symlink_to(path.with_name("nowhere"))
+
+
+@pytest.mark.parametrize(
+    "make", [_file, _folder, _link, _dangling, _trained, _with_more]
+)
 def test_what_is_no_saved_model_is_never_replaced(make, tmp_path):
     make(tmp_path / "model")
     before = sorted(tmp_path.rglob("*"))
@@ -208,6 +223,32 @@ def test_what_is_no_saved_model_is_never_replaced(make, tmp_path):
 def test_a_missing_parent_is_an_error_of_the_user(tmp_path):
     with pytest.raises(errors.UserError, match="no folder"):
         writing.save(_two_inputs(), tmp_path / "missing" / "model")
+
+
+def test_a_model_that_a_killed_run_moved_away_is_put_back(tmp_path):
+    path = tmp_path / "model"
+    writing.save(_two_inputs(), path)
+    before = (path / "saved_model.pb").read_bytes()
+    # What lies there between the two renames.
+    workspace = tmp_path / ".model.0123abcd.dsg_tf.tmp"
+    (workspace / "new").mkdir(parents=True)
+    path.rename(workspace / "old")
+    staging.sweep(path)
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+    assert (path / "saved_model.pb").read_bytes() == before
+
+
+def test_staged_models_have_no_name_before_they_are_placed(tmp_path):
+    path = tmp_path / "model"
+    with staging.Staging() as staged:
+        size = writing.stage(_two_inputs(), path, staged)
+        assert not path.exists()
+    assert list(tmp_path.iterdir()) == []
+    with staging.Staging() as staged:
+        writing.stage(_two_inputs(), path, staged)
+        staged.place()
+    assert (path / "saved_model.pb").stat().st_size == size
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
 
 
 @pytest.mark.parametrize("failing", ["write", "rename"])

@@ -12,6 +12,7 @@ import sys
 
 import numpy as np
 import pytest
+import small_disks
 
 from dsg_tf import errors, run_record
 
@@ -298,3 +299,40 @@ def test_killed_writer_leaves_every_row_that_it_had_put(tmp_path):
     assert {row.status for row in rows[: said + 1]} == {"done"}
     database = sqlite3.connect(tmp_path / run_record.NAME)
     assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+def test_a_full_disk_is_one_line_and_the_record_is_whole(tmp_path):
+    with small_disks.mounted(tmp_path / "disk", "256k") as disk:
+        record = run_record.RunRecord(disk)
+        record.put(_row("a", status="done"))
+        small_disks.fill(disk)
+        whole = _row("b", metrics={"text": "x" * 100_000})
+        with pytest.raises(errors.UserError, match=r"bytes needed, .* free"):
+            record.put(whole)
+        with pytest.raises(errors.UserError, match=r"bytes needed, .* free"):
+            record.put(_row("a", metrics={"text": "x" * 100_000}))
+        assert [(r.key, r.status) for r in record.rows()] == [("a", "done")]
+        (disk / "ballast").unlink()
+        record.put(whole)
+        assert [r.key for r in record.rows()] == ["a", "b"]
+        record.close()
+
+
+def test_a_record_on_a_full_disk_is_not_made(tmp_path):
+    with small_disks.mounted(tmp_path / "disk", "64k") as disk:
+        small_disks.fill(disk)
+        with pytest.raises(errors.UserError, match=r"bytes needed, .* free"):
+            run_record.RunRecord(disk)
+
+
+def test_a_record_on_a_read_only_disk_is_one_line(tmp_path):
+    with small_disks.mounted(tmp_path / "disk", "256k") as disk:
+        record = run_record.RunRecord(disk)
+        record.put(_row("a", status="done"))
+        record.close()
+        small_disks.read_only(disk)
+        record = run_record.RunRecord(disk, create=False)
+        assert [r.key for r in record.rows()] == ["a"]
+        with pytest.raises(errors.UserError, match="read-only"):
+            record.put(_row("b"))
+        record.close()

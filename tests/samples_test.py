@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import json
 import zipfile
+import zlib
 
 import numpy as np
 import pytest
+import small_disks
 
-from dsg_tf import errors, samples
+from dsg_tf import (
+    disk_space,
+    errors,
+    sample_journal,
+    sample_values,
+    samples,
+)
 
 _SHAPES = {"image": (4, 4, 3), "state": (5,)}
 _DTYPES = {"image": np.dtype(np.uint8), "state": np.dtype(np.float32)}
@@ -125,6 +133,119 @@ def test_torn_journal_begins_anew(tmp_path, journal):
     _filled(tmp_path / "parts")
     (tmp_path / "parts" / "journal.json").write_text(journal)
     assert _folder(tmp_path / "parts").finished == frozenset()
+
+
+def _journal(**changes) -> bytes:
+    """A journal whose checksum holds, whatever it says."""
+    whole = {"version": 2, "key": "k", "done": [], "notes": {}, **changes}
+    body = json.dumps(whole).encode()
+    return f"{zlib.crc32(body):08x} ".encode() + body
+
+
+@pytest.mark.parametrize(
+    "journal",
+    [
+        _journal(done=3),
+        _journal(done=[[0, [1, 2]]]),
+        _journal(done=[[0, 5, [1, 2]]]),
+        _journal(done=[["0", [1, 2], [1, 2]]]),
+        _journal(done=[[0.0, [1, 2], [1, 2]]]),
+        _journal(done=[[None, [1, 2], [1, 2]]]),
+        _journal(done=[[-2, [1, 2], [1, 2]]]),
+        _journal(done=[[4, [1, 2], [1, 2]]]),
+        _journal(done=[[0, [2**70, 2], [1, 2]]]),
+        _journal(done=[[0, [1, 2], [1]]]),
+        _journal(done=[[0, [1, 2], ["a", "b"]]]),
+        _journal(notes=[1]),
+        _journal(version=1),
+        _journal(key=["k"]),
+        b"00000000 {}",
+        b"",
+        b"\xff" * 50,
+        (b"%08x " % zlib.crc32(b"[" * 90_000)) + b"[" * 90_000,
+    ],
+    ids=range(18),
+)
+def test_journal_that_holds_something_else_begins_anew(tmp_path, journal):
+    _filled(tmp_path / "parts")
+    (tmp_path / "parts" / "journal.json").write_bytes(journal)
+    again = _folder(tmp_path / "parts")
+    assert again.finished == frozenset()
+    again.write(0, _values(0), np.array([0, 0]))
+    assert _folder(tmp_path / "parts").finished == {0}
+
+
+def test_every_flipped_byte_of_a_journal_is_found_and_said(tmp_path, caplog):
+    _filled(tmp_path / "parts")
+    path = tmp_path / "parts" / "journal.json"
+    content = path.read_bytes()
+    for at in range(0, len(content), 3):
+        changed = bytearray(content)
+        changed[at] ^= 4
+        path.write_bytes(changed)
+        with pytest.raises(ValueError, match="its journal"):
+            sample_journal.read(path)
+    assert _folder(tmp_path / "parts").finished == frozenset()
+    assert "damaged" in caplog.text
+    assert "begun anew" in caplog.text
+
+
+@pytest.mark.parametrize(("file", "sample"), [("0.npy", 3), ("1.npy", 2)])
+def test_flipped_bit_costs_its_batch_and_no_other(
+    tmp_path, caplog, file, sample
+):
+    _filled(tmp_path / "parts")
+    path = tmp_path / "parts" / file
+    content = bytearray(path.read_bytes())
+    values = np.load(path)
+    offset = len(content) - values.nbytes
+    content[offset + sample * values[0].nbytes] ^= 1
+    path.write_bytes(content)
+    again = _folder(tmp_path / "parts")
+    assert again.finished == {0, 4}
+    assert "samples 2 to 3 are damaged; made again" in caplog.text
+    again.write(2, _values(2), np.array([2, 3]))
+    _filled(tmp_path / "whole").pack(tmp_path / "whole.npz", {})
+    again.pack(tmp_path / "again.npz", {})
+    assert (tmp_path / "again.npz").read_bytes() == (
+        tmp_path / "whole.npz"
+    ).read_bytes()
+
+
+def test_room_is_reserved_before_anything_is_written(tmp_path):
+    """A full disk would end a process that writes through a memory map."""
+    folder = _folder(tmp_path / "parts", count=50_000)
+    for file in (tmp_path / "parts").glob("*.npy"):
+        assert disk_space.allocated_bytes(file) >= file.stat().st_size
+    folder.remove()
+    with small_disks.mounted(tmp_path / "disk", "256k") as disk:
+        with pytest.raises(errors.UserError, match="bytes needed"):
+            _folder(disk / "parts", count=50_000)
+        assert list(disk.iterdir()) == []
+
+
+def test_pack_on_a_full_disk_keeps_what_it_was_made_of(tmp_path):
+    with small_disks.mounted(tmp_path / "disk", "64k") as disk:
+        folder = _filled(disk / "parts")
+        (disk / "s.npz").write_bytes(b"old")
+        small_disks.fill(disk)
+        with pytest.raises(errors.UserError, match="0 bytes free"):
+            folder.pack(disk / "s.npz", {})
+        assert (disk / "s.npz").read_bytes() == b"old"
+        assert sorted(p.name for p in disk.iterdir()) == [
+            "ballast",
+            "parts",
+            "s.npz",
+        ]
+        (disk / "ballast").unlink()
+        assert len(_folder(disk / "parts").pack(disk / "s.npz", {})) == 5
+
+
+def test_remove_leaves_what_is_not_its_own(tmp_path):
+    folder = _filled(tmp_path / "parts")
+    (tmp_path / "parts" / "mine.txt").write_text("mine")
+    folder.remove()
+    assert [p.name for p in (tmp_path / "parts").iterdir()] == ["mine.txt"]
 
 
 @pytest.mark.parametrize("damage", ["missing", "empty", "garbage", "shorter"])
@@ -386,7 +507,7 @@ def test_metadata_is_strict_json(tmp_path):
 
 
 def _check(array, *, low=-1.0, high=1.0, deviation=0.5, integer=False):
-    samples.check_values(
+    sample_values.check(
         "a.npz",
         "image",
         np.asarray(array),

@@ -174,6 +174,17 @@ def test_flagfile_and_shared_samples_are_there_before_the_run(tmp_path):
     assert names == ["samples.npz"]
 
 
+def test_laying_samples_leaves_a_users_temporary_file(tmp_path):
+    (tmp_path / "samples").mkdir()
+    (tmp_path / "samples/1.npz").write_bytes(b"samples")
+    place = tmp_path / "net/a/model.tflite.run"
+    place.mkdir(parents=True)
+    (place / "samples.npz.tmp").write_text("mine")
+    _drive(tmp_path, _Workers(), [_run("a", samples="samples/1.npz")])
+    assert (place / "samples.npz").read_bytes() == b"samples"
+    assert (place / "samples.npz.tmp").read_text() == "mine"
+
+
 def _evaluation(key: str, *needs: str, kind: str = "evaluate", floats=""):
     run = _run(key, *needs, kind=kind, floats=floats)
     return dataclasses.replace(run, artifact=f"net/{key}/evaluation.json")

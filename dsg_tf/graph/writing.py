@@ -6,18 +6,17 @@ import keyword
 import os
 import pathlib
 import re
-import tempfile
 from collections.abc import Sequence
 
 import tensorflow as tf
 from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 
-from dsg_tf import errors
+from dsg_tf import disk_space, errors, staging
 from dsg_tf.graph import ir
 
 _SIGNATURE = "serving_default"
-# What only a SavedModel holds.
-_MARKS = ("saved_model.pb", "saved_model.pbtxt", "saved_model.cpb")
+# What a SavedModel of ours holds: no variables, all of it is in the graph.
+_OURS = ("saved_model.pb", "fingerprint.pb")
 _PREDICT = "tensorflow/serving/predict"
 
 
@@ -49,32 +48,48 @@ def save(graph: ir.Graph, path: str | os.PathLike) -> None:
       ...     loading.load(f"{folder}/double").inputs[0].shape
       (None, 3)
     """
-    path = pathlib.Path(path).absolute()
+    with staging.Staging() as staged:
+        stage(graph, pathlib.Path(path), staged)
+        staged.place()
+
+
+def stage(
+    graph: ir.Graph,
+    path: pathlib.Path,
+    staged: staging.Staging,
+    *,
+    tell: bool = False,
+) -> int:
+    """As `save`, but the folder gets its name when everything staged does.
+
+    Args:
+      graph: the graph.
+      path: the folder.
+      staged: what gets names together.
+      tell: whether the log says what was replaced.
+
+    Returns:
+      The size of what was written, bytes.
+
+    Raises:
+      errors.UserError: as `save`.
+    """
     saved_model = saved_model_pb2.SavedModel(
         saved_model_schema_version=1, meta_graphs=[_meta_graph(graph)]
     )
     check(path)
-    try:
-        with tempfile.TemporaryDirectory(
-            dir=path.parent, prefix=f".{path.name}."
-        ) as workspace:
-            fresh = pathlib.Path(workspace) / "new"
-            fresh.mkdir()
-            content = saved_model.SerializeToString(deterministic=True)
-            (fresh / "saved_model.pb").write_bytes(content)
-            _swap(fresh, path, pathlib.Path(workspace) / "old")
-    except OSError as error:
-        raise errors.UserError(
-            str(path),
-            got=error.strerror or str(error),
-            expected="a place where a folder can be written",
-        ) from error
+    content = saved_model.SerializeToString(deterministic=True)
+    fresh = staged.add_folder(path, tell=tell)
+    with disk_space.reported(path, bytes_needed=len(content), every=True):
+        (fresh / _OURS[0]).write_bytes(content)
+    return len(content)
 
 
 def check(path: str | os.PathLike) -> None:
     """Refuses a place where `save` would not write.
 
-    It replaces a SavedModel or an empty folder, and nothing else.
+    It replaces an empty folder or a SavedModel as `save` writes it, and nothing
+    else: one with variables has been trained, and other files are not ours.
 
     Args:
       path: the folder.
@@ -92,21 +107,21 @@ def check(path: str | os.PathLike) -> None:
         )
     if not path.exists() and not path.is_symlink():
         return
-    replaceable = (
-        path.is_dir()
-        and not path.is_symlink()
-        and (
-            not any(path.iterdir())
-            or any((path / name).is_file() for name in _MARKS)
-        )
+    foreign = "a link or a file"
+    if path.is_dir() and not path.is_symlink():
+        names = sorted(entry.name for entry in path.iterdir())
+        if not names:
+            return
+        foreign = next((n for n in names if n not in _OURS), "")
+        if not foreign and _OURS[0] in names:
+            return
+    raise errors.UserError(
+        str(path),
+        got="something that is no SavedModel of an earlier run"
+        + (f" ({foreign})" if foreign else ""),
+        expected="nothing, or a SavedModel to replace",
+        remedy="move it away, or choose another path",
     )
-    if not replaceable:
-        raise errors.UserError(
-            str(path),
-            got="something that is no SavedModel",
-            expected="nothing, or a SavedModel to replace",
-            remedy="move it away, or choose another path",
-        )
 
 
 def _meta_graph(graph: ir.Graph) -> meta_graph_pb2.MetaGraphDef:
@@ -156,15 +171,3 @@ def _check_names(kind: str, names: Sequence[str]) -> None:
             expected="no word of the Python language",
             remedy="export the model with other names",
         )
-
-
-def _swap(fresh: pathlib.Path, path: pathlib.Path, old: pathlib.Path) -> None:
-    """Puts a folder into the place of another, which goes to `old`."""
-    if path.exists():
-        os.rename(path, old)
-    try:
-        os.rename(fresh, path)
-    except OSError:
-        if old.exists():
-            os.rename(old, path)
-        raise

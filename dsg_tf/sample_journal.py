@@ -1,0 +1,83 @@
+"""What a folder of samples under way remembers, so that a run can go on."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+import zlib
+
+import numpy as np
+
+# Changes with the form below.
+_VERSION = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Journal:
+    """The batches that are finished, and what was found on the way.
+
+    Attributes:
+      key: text that identifies model and config.
+      done: of each finished batch its first sample, its labels, and for each
+        input a checksum of its samples.
+      notes: findings that hold for all batches, by name; JSON values.
+    """
+
+    key: str
+    done: tuple[tuple[int, list[int], list[int]], ...]
+    notes: dict
+
+    def encode(self) -> bytes:
+        """A checksum, and JSON."""
+        body = json.dumps({"version": _VERSION, **dataclasses.asdict(self)})
+        return f"{zlib.crc32(body.encode()):08x} {body}".encode()
+
+    def check_bounds(self, count: int) -> None:
+        """Makes sure that all batches lie within `count` samples.
+
+        Raises:
+          ValueError: one does not.
+        """
+        for start, labels, _ in self.done:
+            if start < 0 or start + len(labels) > count:
+                raise ValueError("a batch outside of the samples")
+
+
+def read(path: pathlib.Path) -> Journal:
+    """Reads and checks a journal.
+
+    Raises:
+      ValueError: it is not as `Journal.encode` made it.
+      OSError: it cannot be read.
+    """
+    checksum, _, body = path.read_bytes().partition(b" ")
+    if checksum != f"{zlib.crc32(body):08x}".encode():
+        raise ValueError("its journal is torn, or of another version")
+    try:
+        whole = json.loads(body)
+        if whole["version"] != _VERSION:
+            raise ValueError("its journal is of another version")
+        done = tuple(
+            (_whole(start), [*map(_whole, labels)], [*map(_whole, sums)])
+            for start, labels, sums in whole["done"]
+        )
+        return Journal(str(whole["key"]), done, dict(whole["notes"]))
+    except (TypeError, KeyError, RecursionError) as error:
+        raise ValueError("its journal holds something else") from error
+
+
+def checksum(array: np.ndarray) -> int:
+    """Of values and their order, whatever the shape.
+
+    Example:
+      >>> checksum(np.zeros(4, "u1")) == checksum(np.zeros((2, 2), "u1"))
+      True
+    """
+    return zlib.crc32(np.ascontiguousarray(array))
+
+
+def _whole(value: object) -> int:
+    if not isinstance(value, int) or not -(2**31) <= value < 2**32:
+        raise ValueError("its journal holds something that is no number")
+    return value
