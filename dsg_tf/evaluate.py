@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from absl import flags
@@ -27,7 +27,14 @@ Top-1 of a classifier on labelled images.
 """
 
 GROUPS = {
-    "Model": ("model", "reference", "signature", "batch"),
+    "Model": (
+        "model",
+        "reference",
+        "signature",
+        "tags",
+        "allow_unsafe_ops",
+        "batch",
+    ),
     "Images": ("data", *image_flags.NAMES),
     "Output": ("output",),
 }
@@ -56,6 +63,18 @@ def _define(values: flags.FlagValues) -> None:
         "",
         "Signature of a SavedModel, be it model or reference; default:"
         " serving_default.",
+        flag_values=values,
+    )
+    flags.DEFINE_list(
+        "tags",
+        [],
+        "Tags of a SavedModel, be it model or reference; default: serve.",
+        flag_values=values,
+    )
+    flags.DEFINE_bool(
+        "allow_unsafe_ops",
+        False,
+        "Accept a SavedModel that touches files or calls Python.",
         flag_values=values,
     )
     flags.DEFINE_integer(
@@ -91,6 +110,8 @@ def classes_of(
     *,
     batch: int = 64,
     signature: str = "",
+    tags: Sequence[str] = (),
+    allow_unsafe_ops: bool = False,
 ) -> np.ndarray:
     """The class int64 (N,) that a classifier gives to each image.
 
@@ -100,11 +121,20 @@ def classes_of(
       preprocess: from pixels to float32 in model input units.
       batch: images at a time.
       signature: of a SavedModel.
+      tags: of a SavedModel.
+      allow_unsafe_ops: accept graphs that touch files or call Python.
 
     Raises:
       errors.UserError: model and images do not fit.
     """
-    predict = classifiers.load_predictor(path, batch=batch, signature=signature)
+    predict = classifiers.load_predictor(
+        path,
+        batch=batch,
+        signature=signature,
+        tags=tags,
+        image_shape=np.shape(preprocess(pixels[:1]))[1:],
+        allow_unsafe_ops=allow_unsafe_ops,
+    )
     return np.concatenate(
         [
             classifiers.classify(predict, preprocess(pixels[at : at + _CHUNK]))
@@ -113,12 +143,14 @@ def classes_of(
     )
 
 
-def _signature_for(path: str) -> str:
-    """`--signature` where it is meant; a .tflite beside has none."""
+def _choices_for(path: str) -> dict:
+    """`--signature` and `--tags` where meant; a .tflite beside has none."""
     both = [p for p in (_FLAGS.model, _FLAGS.reference) if p]
     saved_models = [p for p in both if pathlib.Path(p).is_dir()]
-    # Where it is meant for neither, loading the first one says so.
-    return _FLAGS.signature if path in (saved_models or both) else ""
+    # Where they are meant for neither, loading the first one says so.
+    if path not in (saved_models or both):
+        return {}
+    return {"signature": _FLAGS.signature, "tags": _FLAGS.tags}
 
 
 def main() -> int:
@@ -136,7 +168,8 @@ def main() -> int:
             pixels,
             lambda part: image_flags.preprocess(_FLAGS, part),
             batch=_FLAGS.batch,
-            signature=_signature_for(path),
+            allow_unsafe_ops=_FLAGS.allow_unsafe_ops,
+            **_choices_for(path),
         )
 
     classes = classes_by(_FLAGS.model)
