@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dsg_tf import errors
+from dsg_tf import errors, rehearsal
 from dsg_tf.graph import model_files
 
 _EXPECTED = f"a .tflite file, {model_files.EXPECTED}"
@@ -140,6 +140,7 @@ def _graph_predictor(path: str, graph, batch: int) -> Predictor:
 def _tflite_predictor(path: str) -> Predictor:
     from dsg_tf.tflite import interpreter
 
+    rehearsal.require_runs(path)
     model = interpreter.Interpreter(pathlib.Path(path).read_bytes())
     _require_one(path, "input", len(model.view.input_names()))
     _require_one(path, "output", len(model.view.output_names()))
