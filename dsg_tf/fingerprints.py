@@ -7,7 +7,7 @@ import json
 import os
 import pathlib
 
-from dsg_tf import errors
+from dsg_tf import errors, files
 
 _CHUNK_BYTES = 1 << 20
 
@@ -20,10 +20,12 @@ def of_path(path: str | os.PathLike, *, subject: str = "") -> str:
       subject: what an error is about; by default the path.
 
     Raises:
-      errors.UserError: nothing readable is there.
+      errors.UserError: nothing readable is there, or a pipe or device.
     """
     path = pathlib.Path(path)
     digest = hashlib.sha256()
+    expected = "a readable file or folder"
+    files.refuse_special(path, subject=subject or None, expected=expected)
     try:
         if not path.is_dir():
             _add_file(digest, path)
@@ -33,11 +35,12 @@ def of_path(path: str | os.PathLike, *, subject: str = "") -> str:
             name = file.relative_to(path).as_posix()
             digest.update(f"{len(name)} {name} {file.stat().st_size} ".encode())
             _add_file(digest, file)
-    except OSError as error:
+    except (OSError, ValueError) as error:
+        cause = getattr(error, "strerror", None) or str(error)
         raise errors.UserError(
             subject or str(path),
-            got=f"{path} ({error.strerror})",
-            expected="a readable file or folder",
+            got=f"{str(path)[:300]} ({cause})",
+            expected=expected,
         ) from error
     return digest.hexdigest()
 

@@ -559,7 +559,9 @@ class TestSeveralMetaGraphs:
     def test_two_files_of_a_saved_model_are_ambiguous(self, tmp_path):
         path = _save(tmp_path, lambda x: None)
         (path / "saved_model.pbtxt").write_text("")
-        with pytest.raises(errors.UserError, match=r"pb and saved_model\.pbtxt"):
+        with pytest.raises(
+            errors.UserError, match=r"pb and saved_model\.pbtxt"
+        ):
             loading.load(path)
 
 
