@@ -19,6 +19,8 @@ import sys
 from dsg_tf import errors
 
 _SECONDS = 300
+# Offsets in a .tflite are of 31 bits.
+_MAX_BYTES = 2**31 - 1
 _EXPECTED = "a .tflite file that the LiteRT interpreter runs"
 _REMEDY = "the file is damaged; convert or download it again"
 
@@ -33,6 +35,9 @@ def require_runs(path: str | os.PathLike) -> None:
       errors.UserError: it is damaged, or the interpreter does not take it; or
         it ends or holds up the process that runs it.
     """
+    size = os.path.getsize(path)
+    if size > _MAX_BYTES:
+        raise _damaged(path, f"a file of {size:,} bytes")
     package = pathlib.Path(__file__).absolute().parent.parent
     search = [str(package), *filter(None, sys.path)]
     try:

@@ -328,6 +328,17 @@ class TestArchives:
         )
         assert "units=1000000000000 in the layer 'y'" in _refused(path)
 
+    def test_a_sample_that_fits_into_no_memory_is_refused(
+        self, archive, tmp_path
+    ):
+        config = _config_of(archive)
+        config["config"]["layers"][0]["config"]["batch_shape"] = [None, 2**50]
+        path = _rewrite(
+            archive, tmp_path / "m.keras", {"config.json": json.dumps(config)}
+        )
+        text = _refused(path)
+        assert "batch_shape of the layer 'x': 4,503,599,627,370,496" in text
+
 
 def _in_file(path, change) -> None:
     with h5py.File(path, "a") as file:

@@ -123,6 +123,56 @@ class TestSavedModel:
         sizes.check_constants(nodes, "m")
 
 
+class TestPromises:
+    @pytest.mark.parametrize(
+        "body",
+        [
+            lambda x: tf.reshape(x, tf.fill([1 << 40], 1)),
+            lambda x: x + tf.fill([1 << 62, 3], 0.5)[0],
+            lambda x: x + tf.random.uniform([1 << 45])[0],
+            lambda x: x + tf.random.stateless_normal([1 << 45], [1, 2])[0],
+            lambda x: x + tf.cast(tf.range(1 << 45)[0], tf.float32),
+            lambda x: x + tf.range(0.0, 1e20, 0.5)[0],
+        ],
+    )
+    @pytest.mark.parametrize("inside", [False, True])
+    def test_they_are_refused_before_the_graph_is_frozen(
+        self, monkeypatch, body, inside
+    ):
+        def never(*args, **kwargs):
+            raise AssertionError("it was frozen")
+
+        inner = tf.function(body) if inside else body
+        with tf.init_scope():
+            function = _traced(inner)
+        from dsg_tf.graph import frozen
+
+        monkeypatch.setattr(frozen, "freeze", never)
+        assert "what it makes" in _refused(function)
+
+    def test_small_ones_pass(self):
+        function = _traced(
+            lambda x: (
+                x
+                + tf.reduce_sum(tf.range(3.0))
+                + tf.fill([1], 0.5)
+                + tf.range(3.0, 0.0, -1.0)
+            )
+        )
+        loading.load(function)
+
+
+def _traced(body):
+    """A concrete function of x, without computing any constant of it."""
+    return tf.function(body, input_signature=[_SPEC]).get_concrete_function()
+
+
+def test_a_saved_model_beyond_what_a_message_can_hold_is_not_read(path):
+    with (path / "saved_model.pb").open("r+b") as file:
+        file.truncate(1 << 40)
+    assert "saved_model.pb of 1,099,511,627,776 bytes" in _refused(path)
+
+
 class TestGraph:
     @pytest.mark.parametrize(
         "body",

@@ -91,6 +91,14 @@ def test_a_damaged_file_is_one_line_or_runs(content, tmp_path, seed):
         assert "\n" not in str(error)  # noqa: PT017
 
 
+def test_a_file_beyond_all_offsets_is_not_read(content, tmp_path):
+    path = tmp_path / "m.tflite"
+    path.write_bytes(content)
+    with path.open("r+b") as file:
+        file.truncate(1 << 40)
+    assert "a file of 1,099,511,627,776 bytes" in _refused(path)
+
+
 def test_a_process_that_dies_is_one_line(content, tmp_path, monkeypatch):
     path = tmp_path / "m.tflite"
     path.write_bytes(content)

@@ -85,6 +85,7 @@ def to_graph(
         safety.check_function(endpoint.function, subject)
     _refuse_writes(endpoint.function, subject)
     _refuse_bad_variables(endpoint.function, subject)
+    _refuse_promises(endpoint.function, subject)
     try:
         graph = frozen.freeze(
             endpoint.function,
@@ -172,6 +173,16 @@ def _refuse_writes(
             if name in library and name not in seen:
                 seen.add(name)
                 stack += library[name].node_def
+
+
+def _refuse_promises(
+    function: tf.types.experimental.ConcreteFunction, subject: str
+) -> None:
+    """Refuses tensors that freezing would make and no memory can hold."""
+    graph_def = function.graph.as_graph_def()
+    sizes.check_promises(graph_def.node, subject)
+    for inner in graph_def.library.function:
+        sizes.check_promises(inner.node_def, subject)
 
 
 def _refuse_bad_variables(

@@ -15,6 +15,7 @@ What no loader looks up is not judged: with `compile=False` the outermost
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Iterator
 
@@ -191,6 +192,15 @@ def integers(config: dict) -> Iterator[tuple[str, str, int]]:
             for key, number in value.items():
                 if isinstance(number, int) and not isinstance(number, bool):
                     yield layer, key, number
+
+
+def shapes(config: dict) -> Iterator[tuple[str, str, int]]:
+    """Layer, key and number of elements of every shape of a config."""
+    for layer, value, _ in _walk(config):
+        for key, dims in value.items() if isinstance(value, dict) else ():
+            if key.endswith("shape") and isinstance(dims, list):
+                known = [d for d in dims if isinstance(d, int) and d > 0]
+                yield layer, key, math.prod(known)
 
 
 def _walk(config: dict) -> Iterator[tuple[str, object, int]]:

@@ -21,6 +21,8 @@ _WEIGHTS = "model.weights.h5"
 _MAX_EXPANSION = 100
 _SMALL = 1 << 20
 _ENCRYPTED = 0x1
+# Sizes that are never too large, whatever the file holds.
+_ANY = 1024
 # Keys of a config that say how many numbers a layer has at least.
 _SIZES = frozenset(
     {
@@ -154,15 +156,20 @@ def _members(
 
 
 def _refuse_sizes(config: dict, numbers: int, subject: str) -> None:
-    """Refuses layers that would be larger than all weights of the file.
+    """Refuses layers larger than all weights of the file, or than memory.
 
     Each unit, filter or entry of a table has a weight of its own at least, so
     that no file of a trained model has more of them than weights.
     """
     for layer, key, number in keras_config.integers(config):
-        if key in _SIZES and number > max(numbers, 1 << 16):
+        if key in _SIZES and number > max(numbers, _ANY):
             raise hdf5_files.refusal(
                 subject,
                 f"{key}={number} in the layer {layer[:80]!r}, more than the"
                 f" {numbers:,} weights of the file",
             )
+    for layer, key, count in keras_config.shapes(config):
+        # A float of four bytes each.
+        memory.require(
+            4 * count, subject, what=f"{key} of the layer {layer[:80]!r}"
+        )

@@ -14,6 +14,9 @@ from dsg_tf.graph import endpoint, formats, model_files, safety, sizes
 
 _DEFAULT_SIGNATURE = "serving_default"
 _SERVE = frozenset({"serve"})
+# Read whole, as messages that cannot be longer.
+_BESIDE = ("fingerprint.pb", "debug/saved_model_debug_info.pb")
+_MAX_BYTES = 2**31 - 1
 
 
 def load(
@@ -173,6 +176,14 @@ def _read(path: pathlib.Path) -> list[meta_graph_pb2.MetaGraphDef]:
             expected="one of them",
             remedy="remove the one that is not the model",
         )
+    for name in (*there, *_BESIDE):
+        if (path / name).exists() and (path / name).stat().st_size > _MAX_BYTES:
+            raise errors.UserError(
+                str(path),
+                got=f"{name} of {(path / name).stat().st_size:,} bytes",
+                expected=f"at most {_MAX_BYTES:,}, as TensorFlow writes it",
+                remedy="the file is damaged; export or download it again",
+            )
     try:
         return list(loader_impl.parse_saved_model(str(path)).meta_graphs)
     except Exception as error:  # OSError, DecodeError, UnicodeDecodeError ...

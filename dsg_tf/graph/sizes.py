@@ -8,7 +8,7 @@ finds out while it computes, and not always by an error.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import tensorflow as tf
 from tensorflow.core.framework import (
@@ -38,6 +38,26 @@ _VALUES = (
     "resource_handle_val",
     "variant_val",
 )
+# Operations that make a tensor of a shape, and which input the shape is.
+_OF_SHAPE = {
+    "BroadcastTo": 1,
+    "Empty": 0,
+    "Fill": 0,
+    "ParameterizedTruncatedNormal": 0,
+    "RandomStandardNormal": 0,
+    "RandomUniform": 0,
+    "RandomUniformInt": 0,
+    "StatelessRandomNormal": 0,
+    "StatelessRandomNormalV2": 0,
+    "StatelessRandomUniform": 0,
+    "StatelessRandomUniformV2": 0,
+    "StatelessTruncatedNormal": 0,
+    "StatelessTruncatedNormalV2": 0,
+    "TruncatedNormal": 0,
+}
+# TensorFlow's own bound of dimensions is 254.
+_MAX_RANK = 254
+_SMALL = 64 << 20
 _VARIABLES = frozenset({"VarHandleOp", "Variable", "VariableV2"})
 # Beyond, TensorFlow's own counting of elements and bytes overflows.
 _MAX_ELEMENTS = 2**62
@@ -56,8 +76,10 @@ def check_meta_graph(
       errors.UserError: naming the first one, with the bytes that it needs.
     """
     nodes = list(meta_graph.graph_def.node)
+    check_promises(nodes, subject)
     for function in meta_graph.graph_def.library.function:
         nodes += function.node_def
+        check_promises(function.node_def, subject)
     check_constants(nodes, subject)
     variables = 0
     for name, dtype, shape in _variables(meta_graph):
@@ -81,6 +103,32 @@ def check_constants(
                 if tensor.dtype:
                     total += _bytes(tensor, subject, node.name)
     memory.require(total, subject, what="its constants")
+
+
+def check_promises(nodes: Iterable[node_def_pb2.NodeDef], subject: str) -> None:
+    """Refuses operations that make a tensor of a constant, huge shape.
+
+    TensorFlow computes some of them while it only looks at shapes.
+
+    Args:
+      nodes: of one graph or function.
+      subject: what the error calls the model.
+
+    Raises:
+      errors.UserError: naming the operation and the bytes that it makes.
+    """
+    constants = {node.name: node for node in nodes if node.op == "Const"}
+    for node in nodes:
+        given = [
+            _small(constants.get(ref.split(":")[0])) for ref in node.input[:3]
+        ]
+        count = _made(node.op, given)
+        if count > _SMALL:
+            memory.require(
+                count,
+                f"{subject}, {node.op} {node.name[:80]!r}",
+                what="what it makes",
+            )
 
 
 def check_graph(graph: ir.Graph, subject: str) -> None:
@@ -114,6 +162,36 @@ def check_graph(graph: ir.Graph, subject: str) -> None:
                     f"{subject}, {node.op} {node.name[:80]!r}",
                     what=f"a tensor of the shape {shape}",
                 )
+
+
+def _small(node: node_def_pb2.NodeDef | None) -> list | None:
+    """The whole numbers of a small constant, None for anything else."""
+    if node is None:
+        return None
+    tensor = node.attr["value"].tensor
+    count = math.prod(dim.size for dim in tensor.tensor_shape.dim)
+    if not 0 <= count <= _MAX_RANK:
+        return None
+    try:
+        values = tf.make_ndarray(tensor)
+    except (TypeError, ValueError):  # Damage, which TensorFlow will tell.
+        return None
+    if values.dtype.kind not in "iuf":
+        return None
+    return values.ravel().tolist()
+
+
+def _made(op: str, given: list) -> int:
+    """At least how many bytes an operation makes, by its constant inputs."""
+    if op in _OF_SHAPE and len(given) > _OF_SHAPE[op]:
+        dims = given[_OF_SHAPE[op]]
+        if dims and all(isinstance(d, int) and d > 0 for d in dims):
+            return math.prod(dims)
+    if op == "Range" and len(given) == 3 and all(given):
+        (start,), (limit,), (delta,) = (g[:1] for g in given)
+        if delta and all(map(math.isfinite, (start, limit, delta))):
+            return max(int((limit - start) / delta), 0)
+    return 0
 
 
 def _refuse_empty(shape, subject: str) -> None:
