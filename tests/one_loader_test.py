@@ -32,7 +32,7 @@ _LOADERS = frozenset(
     }
 )
 # Chains of names, where the last one alone would say too little.
-_CHAINS = ("saved_model.load", "saved_model.loader.load", "models.load")
+_CHAINS = (".saved_model.load", ".saved_model.loader.load", ".models.load")
 _MODULES = frozenset(
     {"cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve"}
 )
@@ -70,7 +70,7 @@ def _loading(module: str, source: str) -> Iterator[tuple[str, str]]:
                     yield module, f"import {name}"
         elif isinstance(node, ast.Attribute):
             chain = _chain(node)
-            if node.attr in _LOADERS or chain.endswith(_CHAINS):
+            if node.attr in _LOADERS or f".{chain}".endswith(_CHAINS):
                 yield module, chain
         elif isinstance(node, ast.Name) and node.id in _LOADERS:
             yield module, node.id
