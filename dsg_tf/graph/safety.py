@@ -115,15 +115,7 @@ _TOLD_BY_CALLER = "file:"
 _UNKNOWN = "is no operation of TensorFlow"
 # What restores the variables of a SavedModel of TensorFlow 1.
 _SAVER_OPS = frozenset({"Restore", "RestoreSlice", "RestoreV2"})
-_INITIALISERS = (
-    "saved_model_main_op",
-    "legacy_init_op",
-    "table_initializer",
-    "init_op",
-    "local_init_op",
-    "ready_op",
-    "saved_model_initializers",
-)
+_INITIALISERS = ("saved_model_main_op", "legacy_init_op", "table_initializer")
 
 
 @dataclasses.dataclass(frozen=True)
