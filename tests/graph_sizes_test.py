@@ -128,7 +128,6 @@ class TestPromises:
         "body",
         [
             lambda x: tf.reshape(x, tf.fill([1 << 40], 1)),
-            lambda x: x + tf.fill([1 << 62, 3], 0.5)[0],
             lambda x: x + tf.random.uniform([1 << 45])[0],
             lambda x: x + tf.random.stateless_normal([1 << 45], [1, 2])[0],
             lambda x: x + tf.cast(tf.range(1 << 45)[0], tf.float32),
@@ -143,12 +142,39 @@ class TestPromises:
             raise AssertionError("it was frozen")
 
         inner = tf.function(body) if inside else body
-        with tf.init_scope():
-            function = _traced(inner)
+        function = _traced(inner)
         from dsg_tf.graph import frozen
 
         monkeypatch.setattr(frozen, "freeze", never)
         assert "what it makes" in _refused(function)
+
+    @pytest.mark.parametrize(
+        ("op", "dims"),
+        [
+            # TensorFlow ends the process where it meets these.
+            ("Fill", [1 << 62, 3]),
+            ("RandomUniform", [1 << 31] * 3),
+            ("Fill", [1 << 40] * 100),
+            ("Reshape", [-1, 1 << 62, 1 << 62]),
+        ],
+    )
+    def test_products_beyond_64_bits_are_refused(self, op, dims):
+        shape = node_def_pb2.NodeDef(name="dims", op="Const")
+        shape.attr["value"].tensor.CopyFrom(
+            tf.make_tensor_proto(dims, tf.int64)
+        )
+        made = node_def_pb2.NodeDef(name="made", op=op)
+        inputs = ["value", "dims:output:0"]
+        made.input.extend(inputs if op == "Reshape" else inputs[::-1])
+        with pytest.raises(errors.UserError, match="what it makes"):
+            sizes.check_promises([shape, made], "m")
+
+    @pytest.mark.parametrize("dims", [(1 << 62, 1 << 62), (-7, 3)])
+    def test_a_shape_that_cannot_be_is_refused(self, dims):
+        node = node_def_pb2.NodeDef(name="x", op="Placeholder")
+        _set_shape(node.attr["shape"].shape, *dims)
+        with pytest.raises(errors.UserError, match="the shape"):
+            sizes.check_promises([node], "m")
 
     def test_small_ones_pass(self):
         function = _traced(

@@ -61,7 +61,7 @@ _EFFECTS = {
     "runs code that the graph does not show": (
         "DatasetFromGraph|XlaCustomCall(V2)?|MlirPassthroughOp|XlaCallModule"
         "|TRTEngineOp|RemoteFusedGraphExecute|_?Xla(Compile|Run|Launch)\\w*"
-        "|_?TPU(Compile|Execute|Replicate)\\w*"
+        "|_?TPU(Compile|Execute)\\w*|_TPUReplicate"
     ),
     "talks to other processes": (
         "RemoteCall|Rpc\\w*|DeleteRpcFutureResource|Collective\\w+|Nccl\\w+"

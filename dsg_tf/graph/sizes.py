@@ -47,6 +47,7 @@ _OF_SHAPE = {
     "RandomStandardNormal": 0,
     "RandomUniform": 0,
     "RandomUniformInt": 0,
+    "Reshape": 1,
     "StatelessRandomNormal": 0,
     "StatelessRandomNormalV2": 0,
     "StatelessRandomUniform": 0,
@@ -108,7 +109,8 @@ def check_constants(
 def check_promises(nodes: Iterable[node_def_pb2.NodeDef], subject: str) -> None:
     """Refuses operations that make a tensor of a constant, huge shape.
 
-    TensorFlow computes some of them while it only looks at shapes.
+    TensorFlow computes some of them while it only looks at shapes, and ends
+    the process where the number of elements has more than 63 bits.
 
     Args:
       nodes: of one graph or function.
@@ -119,6 +121,9 @@ def check_promises(nodes: Iterable[node_def_pb2.NodeDef], subject: str) -> None:
     """
     constants = {node.name: node for node in nodes if node.op == "Const"}
     for node in nodes:
+        for attribute in node.attr.values():
+            for shape in (attribute.shape, *attribute.list.shape):
+                _elements(shape, subject, node.name)
         given = [
             _small(constants.get(ref.split(":")[0])) for ref in node.input[:3]
         ]
@@ -185,8 +190,9 @@ def _made(op: str, given: list) -> int:
     """At least how many bytes an operation makes, by its constant inputs."""
     if op in _OF_SHAPE and len(given) > _OF_SHAPE[op]:
         dims = given[_OF_SHAPE[op]]
-        if dims and all(isinstance(d, int) and d > 0 for d in dims):
-            return math.prod(dims)
+        if dims and 0 not in dims and all(isinstance(d, int) for d in dims):
+            # A negative one is what is left of the others.
+            return math.prod(d for d in dims if d > 0)
     if op == "Range" and len(given) == 3 and all(given):
         (start,), (limit,), (delta,) = (g[:1] for g in given)
         if delta and all(map(math.isfinite, (start, limit, delta))):
