@@ -127,11 +127,13 @@ class TestPromises:
     @pytest.mark.parametrize(
         "body",
         [
-            lambda x: tf.reshape(x, tf.fill([1 << 40], 1)),
+            lambda x: x + tf.fill([1 << 40], 0.5)[0],
+            lambda x: tf.tile(x, [1 << 20, 1 << 20]),
+            lambda x: tf.broadcast_to(x[:1, :1], [1 << 21, 1 << 21]),
             lambda x: x + tf.random.uniform([1 << 45])[0],
             lambda x: x + tf.random.stateless_normal([1 << 45], [1, 2])[0],
             lambda x: x + tf.cast(tf.range(1 << 45)[0], tf.float32),
-            lambda x: x + tf.range(0.0, 1e20, 0.5)[0],
+            lambda x: x + tf.range(0.0, 1e15, 0.5)[0],
         ],
     )
     @pytest.mark.parametrize("inside", [False, True])
@@ -188,6 +190,17 @@ class TestPromises:
         loading.load(function)
 
 
+def _column(x, count: int):
+    """(count,), open batch or not."""
+    return tf.reshape(tf.tile(x[:1, :1], [1, count]), [count])
+
+
+def _outer(a, b):
+    """(n, n, n, n) of two (n,)."""
+    square = tf.tensordot(a, b, 0)
+    return tf.tensordot(square, square, 0)
+
+
 def _traced(body):
     """A concrete function of x, without computing any constant of it."""
     return tf.function(body, input_signature=[_SPEC]).get_concrete_function()
@@ -203,13 +216,14 @@ class TestGraph:
     @pytest.mark.parametrize(
         "body",
         [
-            lambda x: x + tf.reduce_sum(tf.fill([1 << 20, 1 << 20], 0.5)),
-            lambda x: x + tf.reduce_sum(tf.zeros([1 << 45])),
-            lambda x: tf.tile(x, [1 << 20, 1 << 20]),
-            lambda x: tf.broadcast_to(x[:1, :1], [1 << 21, 1 << 21]),
+            # Outer products: the shapes come of what is multiplied.
+            lambda x: _outer(_column(x, 1 << 13), _column(x, 1 << 13)),
+            lambda x: tf.linalg.diag(_column(x, 1 << 25)),
+            lambda x: tf.one_hot(tf.cast(x, tf.int32), 1 << 30)[..., :2, :2],
         ],
     )
-    def test_what_it_computes_must_fit_into_memory(self, body):
+    def test_what_it_computes_must_fit_into_memory(self, monkeypatch, body):
+        monkeypatch.setattr(memory, "available", lambda: 1 << 30)
         function = tf.function(body, input_signature=[_SPEC])
         text = _refused(function)
         assert "bytes of memory that are free" in text

@@ -8,7 +8,7 @@ finds out while it computes, and not always by an error.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import tensorflow as tf
 from tensorflow.core.framework import (
@@ -54,6 +54,7 @@ _OF_SHAPE = {
     "StatelessRandomUniformV2": 0,
     "StatelessTruncatedNormal": 0,
     "StatelessTruncatedNormalV2": 0,
+    "Tile": 1,
     "TruncatedNormal": 0,
 }
 # TensorFlow's own bound of dimensions is 254.
@@ -106,7 +107,7 @@ def check_constants(
     memory.require(total, subject, what="its constants")
 
 
-def check_promises(nodes: Iterable[node_def_pb2.NodeDef], subject: str) -> None:
+def check_promises(nodes: Sequence[node_def_pb2.NodeDef], subject: str) -> None:
     """Refuses operations that make a tensor of a constant, huge shape.
 
     TensorFlow computes some of them while it only looks at shapes, and ends
@@ -119,14 +120,14 @@ def check_promises(nodes: Iterable[node_def_pb2.NodeDef], subject: str) -> None:
     Raises:
       errors.UserError: naming the operation and the bytes that it makes.
     """
-    constants = {node.name: node for node in nodes if node.op == "Const"}
+    by_name = {node.name: node for node in nodes}
     for node in nodes:
         for attribute in node.attr.values():
             for shape in (attribute.shape, *attribute.list.shape):
                 _elements(shape, subject, node.name)
-        given = [
-            _small(constants.get(ref.split(":")[0])) for ref in node.input[:3]
-        ]
+        if node.op != "Range" and node.op not in _OF_SHAPE:
+            continue
+        given = [_small(_behind(ref, by_name)) for ref in node.input[:3]]
         count = _made(node.op, given)
         if count > _SMALL:
             memory.require(
@@ -167,6 +168,20 @@ def check_graph(graph: ir.Graph, subject: str) -> None:
                     f"{subject}, {node.op} {node.name[:80]!r}",
                     what=f"a tensor of the shape {shape}",
                 )
+
+
+def _behind(
+    ref: str, by_name: Mapping[str, node_def_pb2.NodeDef]
+) -> node_def_pb2.NodeDef | None:
+    """What an input is before it is cast; None where that is no constant."""
+    for _ in range(_MAX_RANK):
+        node = by_name.get(ref.lstrip("^").split(":")[0])
+        if node is None or node.op not in ("Cast", "Identity"):
+            break
+        if not node.input:
+            return None
+        ref = node.input[0]
+    return node if node is not None and node.op == "Const" else None
 
 
 def _small(node: node_def_pb2.NodeDef | None) -> list | None:
