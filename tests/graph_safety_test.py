@@ -592,12 +592,12 @@ def _initialised(op):
     [
         (lambda: tf.raw_ops.Abort(), "Abort .* ends the process"),
         (
-            lambda: tf.raw_ops.XlaCallModule(
-                args=[], version=9, module=b"", Sout=[], Tout=[], platforms=[]
+            lambda: tf.raw_ops.QueueDequeueV2(
+                handle=tf.raw_ops.FIFOQueueV2(component_types=[tf.float32]),
+                component_types=[tf.float32],
             ),
-            "XlaCallModule .* runs code",
+            "Queue.* waits",
         ),
-        (lambda: tf.queue.FIFOQueue(1, tf.float32).dequeue(), "FIFOQueue"),
         (lambda: tf.raw_ops.Stage(values=[1.0]), "Stage"),
     ],
 )

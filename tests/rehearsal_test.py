@@ -70,7 +70,7 @@ def _with_shapes(content: bytes, *dims: int) -> bytes:
 
 
 @pytest.mark.parametrize(
-    "dims", [(1, 2**31 - 1), (2**31 - 1, 2**31 - 1), (-5, -7), (1, 0)]
+    "dims", [(1, 2**31 - 1), (2**31 - 1, 2**31 - 1), (-5, -7)]
 )
 def test_shapes_that_cannot_be_are_one_line(content, tmp_path, dims):
     (tmp_path / "m.tflite").write_bytes(_with_shapes(content, *dims))
