@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 import dataclasses
 import glob
+import os
 import pathlib
 import re
 
 from absl import flags
 
-from dsg_tf import batch_flags, errors, flag_values, flagfiles
+from dsg_tf import batch_flags, errors, files, flag_values, flagfiles
 
 # Folder beside those of the models.
 SAMPLES = "samples"
@@ -90,10 +91,14 @@ def inputs(values: flags.FlagValues) -> dict[str, str]:
 
 def _model(values: flags.FlagValues, name: str, path: str) -> Model:
     source = pathlib.Path(path)
-    if not source.exists():
+    # Not Path.exists, which raises where a name is too long.
+    if not os.path.exists(path):
         raise errors.UserError(
-            "--models", got=f"{path!r}, which is not there", expected="a model"
+            "--models",
+            got=f"{path[:300]!r}, which is not there",
+            expected="a model",
         )
+    files.refuse_special(source, subject="--models", expected="a model")
     if source.suffix != _FLAGFILE:
         stem = source.absolute()
         is_file = stem.suffix in _MODEL_FILES
@@ -123,7 +128,7 @@ def _model(values: flags.FlagValues, name: str, path: str) -> Model:
             got=repr(rest[1]) if len(rest) > 1 else "no model",
             expected="flags, one a line, and --saved_model=PATH among them",
         )
-    if not pathlib.Path(own.saved_model).exists():
+    if not os.path.exists(own.saved_model):
         raise errors.UserError(
             path,
             got=f"--saved_model={own.saved_model}, which is not there",

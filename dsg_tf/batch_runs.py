@@ -178,13 +178,19 @@ class Maker:
     def _floats(self) -> schedule.Run:
         signature = self._values.signature
         settings = {"data": self._images("eval_data"), "signature": signature}
+        lines = [f"--signature={signature}"] if signature else []
+        if self._values.tags:
+            settings["tags"] = list(self._values.tags)
+            lines.append(f"--tags={','.join(self._values.tags)}")
+        if self._values.allow_unsafe_ops:
+            lines.append("--allow_unsafe_ops")
         key = self._key("float", settings)
         folder = self._folder_of(key, f"{self._model.name}/float")
         artifact = f"{folder}/{run_metrics.EVALUATION}"
         command = self._evaluation(
             _absolute(self._model.path),
             artifact,
-            *([f"--signature={signature}"] if signature else []),
+            *lines,
         )
         return schedule.Run(
             key,

@@ -8,7 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dsg_tf import errors
+from dsg_tf import errors, rehearsal
+from dsg_tf.graph import model_files
+
+_EXPECTED = f"a .tflite file, {model_files.EXPECTED}"
 
 # Images float32 (N, ...), model input units -> scores float32 (N, classes).
 Predictor = Callable[[np.ndarray], np.ndarray]
@@ -32,15 +35,27 @@ class Score(NamedTuple):
 
 
 def load_predictor(
-    path: str, *, batch: int = 64, signature: str = ""
+    path: str,
+    *,
+    batch: int = 64,
+    signature: str = "",
+    tags: Sequence[str] = (),
+    image_shape: Sequence[int] | None = None,
+    allow_unsafe_ops: bool = False,
 ) -> Predictor:
     """Loads a classifier of any supported kind.
+
+    A Keras model or SavedModel goes through the loader that quantizing uses,
+    with all its checks, and runs as the graph that it becomes.
 
     Args:
       path: a .tflite, .keras or .h5 file, or a SavedModel folder.
       batch: images at a time, where a Keras model or SavedModel leaves its
         batch free; a .tflite runs one by one.
       signature: of a SavedModel; by default serving_default, or the only one.
+      tags: of a SavedModel; by default `serve`, or the only set.
+      image_shape: of one image, for a model that leaves its size open.
+      allow_unsafe_ops: accept graphs that touch files or call Python.
 
     Returns:
       A function from float32 images (N, ...) in model input units to scores
@@ -48,23 +63,35 @@ def load_predictor(
 
     Raises:
       errors.UserError: there is no model, no such signature, or not one input
-        and one output.
+        and one output; or it is refused as by `graph.loading.load`.
     """
     source = pathlib.Path(path)
-    if not source.exists():
-        raise errors.UserError(path, got="nothing there", expected="a model")
-    if source.is_dir():
-        return _saved_model_predictor(path, batch, signature)
-    if signature:
-        raise errors.UserError(
-            "--signature",
-            got=f"{signature!r} for {path}",
-            expected="a SavedModel; other files have no signatures",
-            remedy="leave --signature out",
-        )
-    if source.suffix == ".tflite":
-        return _tflite_predictor(path)
-    return _keras_predictor(path, batch)
+    model_files.check(source, expected=_EXPECTED)
+    if not source.is_dir():
+        _refuse_choices(path, signature=signature, tags=",".join(tags))
+        if source.suffix == ".tflite":
+            return _tflite_predictor(path)
+    from dsg_tf.graph import loading
+
+    graph = loading.load(
+        path,
+        signature=signature or None,
+        tags=list(tags) or None,
+        default_shape=image_shape,
+        allow_unsafe_ops=allow_unsafe_ops,
+    )
+    return _graph_predictor(path, graph, batch)
+
+
+def _refuse_choices(path: str, **flags: str) -> None:
+    for name, value in flags.items():
+        if value:
+            raise errors.UserError(
+                f"--{name}",
+                got=f"{value!r} for {path}",
+                expected=f"a SavedModel; other files have no {name}",
+                remedy=f"leave --{name} out",
+            )
 
 
 def _require_one(path: str, what: str, count: int) -> None:
@@ -89,93 +116,31 @@ def _require_shape(
         )
 
 
-def _in_batches(
-    path: str, shape: Sequence[int | None], batch: int, predict: Predictor
-) -> Predictor:
-    """Feeds `predict` whole batches; the last one is filled up with zeros.
+def _graph_predictor(path: str, graph, batch: int) -> Predictor:
+    from dsg_tf.graph import evaluation, frozen
 
-    Args:
-      path: of the model, for messages.
-      shape: of its input, batch first; None where it is free.
-      batch: images at a time where `shape` leaves that free.
-      predict: the model, at exactly the batch that results.
-    """
-    size = int(shape[0] or batch)
+    _require_one(path, "input", len(graph.inputs))
+    _require_one(path, "output", len(graph.outputs))
+    (port,) = graph.inputs
+    function = frozen.to_function(graph)
 
-    def run(images: np.ndarray) -> np.ndarray:
-        _require_shape(path, shape, images)
+    def predict(images: np.ndarray) -> np.ndarray:
+        _require_shape(path, port.shape, images)
+        samples = {port.name: images.astype(port.dtype.as_numpy_dtype)}
         scores = []
-        for start in range(0, len(images), size):
-            part = images[start : start + size]
-            padded = np.zeros((size, *part.shape[1:]), part.dtype)
-            padded[: len(part)] = part
-            scores.append(predict(padded)[: len(part)])
+        for feeds, keep in evaluation.fed(graph.inputs, samples, batch):
+            with frozen.in_fixed_order():
+                (values,) = function(*feeds)
+            scores.append(values.numpy()[keep])
         return np.concatenate(scores)
 
-    return run
-
-
-def _signature_of(path: str, known: Sequence[str], asked: str) -> str:
-    """The signature to call: as `dsg_tf.quantize` chooses it."""
-    if not asked and len(known) == 1:
-        return known[0]
-    name = asked or "serving_default"
-    if name not in known:
-        raise errors.UserError(
-            "--signature",
-            got=repr(name) if asked else "nothing",
-            expected=f"one of {path}: "
-            + (", ".join(sorted(known)) or "none at all"),
-        )
-    return name
-
-
-def _saved_model_predictor(path: str, batch: int, asked: str) -> Predictor:
-    import tensorflow as tf
-
-    loaded = tf.saved_model.load(path)
-    chosen = _signature_of(path, list(loaded.signatures), asked)
-    signature = loaded.signatures[chosen]
-    inputs = signature.structured_input_signature[1]
-    _require_one(path, "input", len(inputs))
-    _require_one(path, "output", len(signature.structured_outputs))
-    ((name, spec),) = inputs.items()
-
-    def predict(images: np.ndarray) -> np.ndarray:
-        # Through `loaded`: it owns the variables, a signature does not.
-        serve = loaded.signatures[chosen]
-        (scores,) = serve(**{name: tf.cast(images, spec.dtype)}).values()
-        return scores.numpy()
-
-    return _in_batches(path, spec.shape.as_list(), batch, predict)
-
-
-def _keras_predictor(path: str, batch: int) -> Predictor:
-    import keras
-
-    try:
-        model = keras.saving.load_model(path, compile=False)
-    except (TypeError, ValueError) as keras3_error:
-        # Only what Keras 2 wrote as .h5 can be read by tf_keras instead.
-        if not path.endswith(".h5"):
-            raise
-        try:
-            import tf_keras
-        except ImportError:
-            raise keras3_error from None
-        model = tf_keras.models.load_model(path, compile=False)
-    _require_one(path, "input", len(model.inputs))
-    _require_one(path, "output", len(model.outputs))
-
-    def predict(images: np.ndarray) -> np.ndarray:
-        return model.predict_on_batch(images)
-
-    return _in_batches(path, tuple(model.inputs[0].shape), batch, predict)
+    return predict
 
 
 def _tflite_predictor(path: str) -> Predictor:
     from dsg_tf.tflite import interpreter
 
+    rehearsal.require_runs(path)
     model = interpreter.Interpreter(pathlib.Path(path).read_bytes())
     _require_one(path, "input", len(model.view.input_names()))
     _require_one(path, "output", len(model.view.output_names()))

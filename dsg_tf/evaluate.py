@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from absl import flags, logging
@@ -35,7 +35,14 @@ Top-1 of a classifier on labelled images.
 """
 
 GROUPS = {
-    "Model": ("model", "reference", "signature", "batch"),
+    "Model": (
+        "model",
+        "reference",
+        "signature",
+        "tags",
+        "allow_unsafe_ops",
+        "batch",
+    ),
     "Images": ("data", *image_flags.NAMES),
     "Output": ("output",),
 }
@@ -64,6 +71,18 @@ def _define(values: flags.FlagValues) -> None:
         "",
         "Signature of a SavedModel, be it model or reference; default:"
         " serving_default.",
+        flag_values=values,
+    )
+    flags.DEFINE_list(
+        "tags",
+        [],
+        "Tags of a SavedModel, be it model or reference; default: serve.",
+        flag_values=values,
+    )
+    flags.DEFINE_bool(
+        "allow_unsafe_ops",
+        False,
+        "Accept a SavedModel that touches files or calls Python.",
         flag_values=values,
     )
     flags.DEFINE_integer(
@@ -100,6 +119,8 @@ def classes_of(
     labels: np.ndarray | None = None,
     batch: int = 64,
     signature: str = "",
+    tags: Sequence[str] = (),
+    allow_unsafe_ops: bool = False,
 ) -> np.ndarray:
     """The class int64 (N,) that a classifier gives to each image.
 
@@ -110,6 +131,8 @@ def classes_of(
       labels: int64 (N,), each of which must be one of the model's classes.
       batch: images at a time.
       signature: of a SavedModel.
+      tags: of a SavedModel.
+      allow_unsafe_ops: accept graphs that touch files or call Python.
 
     Raises:
       errors.UserError: model and images, or labels, do not fit.
@@ -128,7 +151,12 @@ def classes_of(
 
     with stages.within("load"):
         predict = classifiers.load_predictor(
-            path, batch=batch, signature=signature
+            path,
+            batch=batch,
+            signature=signature,
+            tags=tags,
+            image_shape=np.shape(preprocess(pixels[:1]))[1:],
+            allow_unsafe_ops=allow_unsafe_ops,
         )
     classes = []
     for at in range(0, len(pixels), _CHUNK):
@@ -138,12 +166,14 @@ def classes_of(
     return np.concatenate(classes)
 
 
-def _signature_for(path: str) -> str:
-    """`--signature` where it is meant; a .tflite beside has none."""
+def _choices_for(path: str) -> dict:
+    """`--signature` and `--tags` where meant; a .tflite beside has none."""
     both = [p for p in (_FLAGS.model, _FLAGS.reference) if p]
     saved_models = [p for p in both if pathlib.Path(p).is_dir()]
-    # Where it is meant for neither, loading the first one says so.
-    return _FLAGS.signature if path in (saved_models or both) else ""
+    # Where they are meant for neither, loading the first one says so.
+    if path not in (saved_models or both):
+        return {}
+    return {"signature": _FLAGS.signature, "tags": _FLAGS.tags}
 
 
 def main() -> int:
@@ -166,7 +196,8 @@ def main() -> int:
             lambda part: image_flags.preprocess(_FLAGS, part),
             labels=of,
             batch=_FLAGS.batch,
-            signature=_signature_for(path),
+            allow_unsafe_ops=_FLAGS.allow_unsafe_ops,
+            **_choices_for(path),
         )
 
     classes = classes_by(_FLAGS.model, labels)

@@ -20,13 +20,15 @@ def of_path(path: str | os.PathLike, *, subject: str = "") -> str:
       subject: what an error is about; by default the path.
 
     Raises:
-      errors.UserError: nothing readable is there.
+      errors.UserError: nothing readable is there, or a pipe or device.
     """
     path = pathlib.Path(path)
     files.refuse_special(
         path, subject=subject or None, expected="a readable file or folder"
     )
     digest = hashlib.sha256()
+    expected = "a readable file or folder"
+    files.refuse_special(path, subject=subject or None, expected=expected)
     try:
         if not path.is_dir():
             _add_file(digest, path)
@@ -38,11 +40,12 @@ def of_path(path: str | os.PathLike, *, subject: str = "") -> str:
             # A name need not be UTF-8.
             digest.update(head.encode("utf-8", "surrogateescape"))
             _add_file(digest, file)
-    except OSError as error:
+    except (OSError, ValueError) as error:
+        cause = getattr(error, "strerror", None) or str(error)
         raise errors.UserError(
             subject or str(path),
-            got=f"{path} ({error.strerror})",
-            expected="a readable file or folder",
+            got=f"{str(path)[:300]} ({cause})",
+            expected=expected,
         ) from error
     return digest.hexdigest()
 

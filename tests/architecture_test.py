@@ -13,7 +13,7 @@ those below, never in a circle:
      which reads and writes the file format and knows nothing else
   2  what a graph tells: bn_*, input_domain, classifier_head,
      quantization_points with fused_*, ...; and tflite.interpreter, which
-     runs files and so serves calibration above it
+     runs files and so serves calibration above it, with its rehearsal
   3  synthesis/*, calibration, source_model: from here on Keras; transforms/*,
      of which none imports another (the report's type aside); sample_moments,
      diversity
@@ -48,7 +48,7 @@ _LEVELS = (
     " staging",
     "uniform observers weight_scales graph.* tflite.flatbuffer",
     "bn_statistics bn_patterns other_norms input_domain domain_fit"
-    " preprocessing classifier_head tflite.interpreter"
+    " preprocessing classifier_head tflite.interpreter rehearsal"
     " quantization_points fused_chains fused_patterns linear_layers"
     " layer_edits channel_paths channel_statistics layer_rows learned_rounding",
     "synthesis.* calibration source_model transforms.* classifiers"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 
 import pytest
@@ -51,6 +52,9 @@ def test_flagfile_may_take_widths_back_that_hold_for_the_others(zoo):
     ("models", "words"),
     [
         ("absent", "--models: got 'absent'"),
+        ("x" * 300, "--models: got 'xxx.*which is not there"),
+        ("pipe.flags", "--models: got pipe.flags, a pipe"),
+        ("pipe.keras", "--models: got pipe.keras, a pipe"),
         ("*.h5", r"--models: got '\*.h5'"),
         ("a.keras,a=b.v2", "two models of the name 'a'"),
         ("a/b=b.v2", "the name 'a/b'"),
@@ -58,6 +62,8 @@ def test_flagfile_may_take_widths_back_that_hold_for_the_others(zoo):
     ],
 )
 def test_models_that_cannot_be_are_refused(models, words):
+    os.mkfifo("pipe.flags")
+    os.mkfifo("pipe.keras")
     with pytest.raises(errors.UserError, match=words):
         _models(f"--models={models}")
 

@@ -69,14 +69,19 @@ def test_signature_is_for_the_saved_models(
     np.savez("x.npz", images=np.zeros((2, 1)), labels=np.zeros(2, np.int64))
     seen = []
 
-    def load(path, *, batch, signature):
-        del path, batch
+    def load(path, *, signature="", tags=(), **rest):
+        assert rest["allow_unsafe_ops"] is False
+        assert rest["image_shape"] == (1,)
+        assert list(tags) == (["gpu"] if signature else [])
         seen.append(signature)
         return lambda images: np.zeros((len(images), 2))
 
     monkeypatch.setattr(classifiers, "load_predictor", load)
     argv = (f"--model={model}", f"--reference={reference}", "--data=x.npz")
-    assert command_lines.run(evaluate, *argv, "--signature=infer") == 0
+    assert (
+        command_lines.run(evaluate, *argv, "--signature=infer", "--tags=gpu")
+        == 0
+    )
     assert seen == asked
 
 

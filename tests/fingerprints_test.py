@@ -62,3 +62,16 @@ def test_settings_are_told_apart_by_type_and_value():
         for settings in ({"a": 1}, {"a": "1"}, {"a": 1.5}, {"b": 1}, {"a": [1]})
     }
     assert len(hashes) == 5
+
+
+@pytest.mark.parametrize("subject", ["", "--models"])
+def test_a_pipe_is_refused_before_it_is_opened(tmp_path, subject):
+    os.mkfifo(tmp_path / "m")
+    with pytest.raises(errors.UserError, match="a pipe"):
+        fingerprints.of_path(tmp_path / "m", subject=subject)
+
+
+@pytest.mark.parametrize("path", ["x" * 300, "a\0b"])
+def test_a_path_that_cannot_be_is_an_error_of_the_user(path):
+    with pytest.raises(errors.UserError):
+        fingerprints.of_path(path)

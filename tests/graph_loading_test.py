@@ -17,7 +17,7 @@ import tensorflow as tf
 import tf_keras
 
 from dsg_tf import errors
-from dsg_tf.graph import frozen, ir, keras_models, loading
+from dsg_tf.graph import frozen, ir, loading
 
 # Sums of a few dozen float32 products of numbers near 1, in two orders:
 # 64 roundings of half an ulp of values below 8.
@@ -451,22 +451,6 @@ class TestKerasStaysInSafeMode:
         text = _refused(tmp_path / f"m{suffix}", allow_unsafe_ops=unsafe)
         assert "Lambda layer 'double'" in text
         assert "live model" in text
-
-    def test_bytecode_is_found_at_any_depth(self):
-        config = {
-            "config": {
-                "layers": [
-                    {"name": "a", "config": {"function_type": "function"}},
-                    {
-                        "config": {
-                            "name": "b",
-                            "x": [{"class_name": "__lambda__"}],
-                        }
-                    },
-                ]
-            }
-        }
-        assert list(keras_models._bytecode(config)) == ["b"]
 
     def test_a_live_lambda_is_the_users_own(self):
         inputs = keras.Input((3,))

@@ -116,6 +116,69 @@ class TestEffect:
     def test_known_offenders(self, op):
         assert safety.effect(node_def_pb2.NodeDef(op=op))
 
+    # By hand, from what the kernels do; not from the rules under test.
+    DANGEROUS = """
+        Abort AnonymousIteratorV3 Barrier BarrierTakeMany CSVDatasetV2
+        CacheDatasetV2 CalibrationStatisticsSaver CloseSummaryWriter
+        CollectiveReduceV2 ConfigureDistributedTPU Copy CopyHost
+        CreateSummaryDbWriter CreateSummaryFileWriter DataServiceDatasetV4
+        DatasetFromGraph DatasetToSingleElement DatasetToTFRecord
+        DebugIdentity DebugIdentityV3 DebugNanCount DebugNumericSummary
+        DistributedSave DumpTensor EagerPyFunc ExperimentalSqlDataset
+        FIFOQueueV2 FileSystemSetConfiguration FixedLengthRecordReaderV2
+        GeneratorDataset GenerateVocabRemapping IO>ReadFile ImmutableConst
+        ImportEvent InitializeTableFromDataset InitializeTableFromTextFileV2
+        IteratorGetNext ListSnapshotChunksDataset LoadAndRemapMatrix
+        LoadDataset MatchingFiles MergeV2Checkpoints MutexLock NcclAllReduce
+        NoSuchOperation OneShotIterator PyFunc PyFuncStateless
+        QueueDequeueV2 QueueDequeue ReadFile ReaderReadV2 RecordInput Recv
+        RegisterDatasetV2 RemoteCall RemoteFusedGraphExecute Restore
+        RestoreV2 RpcCall RpcServerStart Save SaveDatasetV2 SaveV2 Send
+        ShutdownDistributedTPU ShutdownTPUSystem Skipgram SleepIdentityOp
+        SleepOp SnapshotDatasetV2 SqlDataset Stage TFRecordDatasetV2
+        TFRecordReaderV2 TPUCompile TPUExecute TRTEngineOp TextLineReaderV2
+        Unstage WholeFileReaderV2 WorkerHeartbeat WriteFile
+        WriteScalarSummary XlaCallModule XlaCustomCall XlaCustomCallV2
+        XlaHostCompute XlaLaunch XlaLaunchV2 XlaRecvFromHost XlaSendToHost
+        _HostRecv _Recv _Send _XlaCompile _XlaRun MyOwnOp Addons>Gelu
+    """
+
+    @pytest.mark.parametrize("op", DANGEROUS.split())
+    def test_operations_that_do_more_than_compute_are_refused(self, op):
+        assert safety.effect(node_def_pb2.NodeDef(op=op))
+
+    def test_every_operation_of_tensorflow_is_decided_by_its_state(self):
+        """No state passes, but for those named; state does not."""
+        own = re.compile(
+            "Variable|VarHandle|VarIs|Resource|Accumulator|DisableCopyOnRead"
+            "|Table|Random|Multinomial|Normal|Uniform|Candidate|Rng|Seed"
+            "|NonDeterministicInts|DistortedBoundingBox|TensorArray|^Stack"
+            "|CudnnRNN|If$|While$|^Case$|PartitionedCall$|^Assert$|^Check"
+            "|^Print|^Guarantee|^Empty$|^DeepCopy$|Arg$|Retval$|DeviceIndex"
+            "|TPUOrdinal|Float32Enabled"
+        )
+        foreign = re.compile("Dataset|Iterator|Queue|Reader|Summary|Rpc|File")
+        passing = []
+        for op in _registered_ops():
+            does = safety.effect(node_def_pb2.NodeDef(op=op.name))
+            if op.is_stateful and does is None:
+                passing.append(op.name)
+                assert own.search(op.name), op.name
+                assert not foreign.search(op.name), op.name
+            elif not op.is_stateful and does is not None:
+                assert does not in (safety._STATE, safety._UNKNOWN), op.name
+        # Of 555 stateful operations of TensorFlow 2.21.
+        assert 100 < len(passing) < 250
+
+    def test_most_of_tensorflow_passes(self):
+        stateless = [op for op in _registered_ops() if not op.is_stateful]
+        passing = [
+            op.name
+            for op in stateless
+            if safety.effect(node_def_pb2.NodeDef(op=op.name)) is None
+        ]
+        assert len(passing) > 0.93 * len(stateless)
+
     @pytest.mark.parametrize(
         "op",
         [
@@ -154,6 +217,19 @@ class TestEffect:
         node.attr[attribute].s = harmful
         assert safety.effect(node)
 
+    @pytest.mark.parametrize(
+        ("op", "attribute"),
+        [
+            ("PrintV2", "output_stream"),
+            ("DecodeProtoV2", "descriptor_source"),
+            ("FixedUnigramCandidateSampler", "vocab_file"),
+        ],
+    )
+    def test_a_value_that_the_caller_gives_is_not_known(self, op, attribute):
+        node = node_def_pb2.NodeDef(op=op)
+        node.attr[attribute].placeholder = "stream"
+        assert safety.effect(node)
+
     def test_looking_does_not_change_the_node(self):
         node = node_def_pb2.NodeDef(op="PrintV2")
         safety.effect(node)
@@ -183,6 +259,61 @@ class TestFind:
         body.node_def.add(name="read", op="ReadFile")
         (found,) = safety.find(graph)
         assert (found.op, found.function) == ("ReadFile", "body")
+
+    def _graph_of(self, *functions: str):
+        """A node y, and functions of which each reads a file."""
+        graph = graph_pb2.GraphDef()
+        graph.node.add(name="y", op="NoOp")
+        for name in functions:
+            function = graph.library.function.add()
+            function.signature.name = name
+            function.node_def.add(name="read", op="ReadFile")
+        return graph
+
+    @pytest.mark.parametrize("kind", ["func", "list", "nested", "gradient"])
+    def test_a_function_is_reached_by_every_kind_of_attribute(self, kind):
+        graph = self._graph_of("body")
+        attribute = graph.node[0].attr["f"]
+        if kind == "func":
+            attribute.func.name = "body"
+        elif kind == "list":
+            attribute.list.func.add(name="body")
+        elif kind == "nested":
+            attribute.func.name = "elsewhere"
+            attribute.func.attr["g"].func.name = "body"
+        else:
+            graph.node[0].attr["_gradient_op_type"].s = b"own-gradient"
+            graph.library.registered_gradients.add(
+                gradient_func="body", registered_op_type="own-gradient"
+            )
+        assert [f.function for f in safety.find(graph)] == ["body"]
+
+    def test_the_gradient_of_a_reached_function_is_reached(self):
+        graph = self._graph_of("backward")
+        graph.node[0].op = "forward"
+        graph.library.function.add().signature.name = "forward"
+        graph.library.gradient.add(
+            function_name="forward", gradient_func="backward"
+        )
+        assert [f.function for f in safety.find(graph)] == ["backward"]
+
+    def test_of_two_functions_of_one_name_both_count(self):
+        graph = self._graph_of("body", "body")
+        graph.library.function[1].ClearField("node_def")
+        graph.node[0].op = "body"
+        assert len(safety.find(graph)) == 1
+
+    def test_a_function_may_not_take_the_name_of_an_operation(self):
+        graph = self._graph_of("Abort")
+        graph.library.function[0].ClearField("node_def")
+        graph.node[0].op = "Abort"
+        assert [f.effect for f in safety.find(graph)] == ["ends the process"]
+
+    def test_of_two_nodes_of_one_name_both_count(self):
+        graph = graph_pb2.GraphDef()
+        graph.node.add(name="y", op="Abort")
+        graph.node.add(name="y", op="NoOp")
+        assert len(safety.find(graph)) == 1
 
     def test_another_implementation_of_a_reached_function_is_reached(self):
         graph = graph_pb2.GraphDef()
@@ -381,6 +512,118 @@ class TestSavedModel:
         with pytest.raises(errors.UserError, match=r"and \d+ more") as caught:
             loading.load(_save(tmp_path, aside))
         assert "\n" not in str(caught.value)
+
+
+def _edit(path, change):
+    saved = saved_model_pb2.SavedModel()
+    saved.ParseFromString((path / "saved_model.pb").read_bytes())
+    change(saved)
+    (path / "saved_model.pb").write_bytes(saved.SerializeToString())
+
+
+class TestSeveralMetaGraphs:
+    def _double(self, tmp_path, *, tags, hostile_first=False):
+        """A model and a hostile one with the same variables in one file."""
+        hostile = _save(tmp_path / "hostile", _write(tmp_path / "written"))
+        path = _save(tmp_path / "good", lambda x: None)
+        other = _meta_graph(hostile)
+        del other.meta_info_def.tags[:]
+        other.meta_info_def.tags.extend(tags)
+
+        def change(saved):
+            graphs = [saved.meta_graphs[0], other]
+            graphs = graphs[::-1] if hostile_first else graphs
+            copies = [type(g).FromString(g.SerializeToString()) for g in graphs]
+            del saved.meta_graphs[:]
+            saved.meta_graphs.extend(copies)
+
+        _edit(path, change)
+        return path
+
+    @pytest.mark.parametrize("tags", [["serve"], ["serve", "serve"]])
+    @pytest.mark.parametrize("hostile_first", [False, True])
+    def test_two_of_the_same_tags_are_refused(
+        self, tmp_path, tags, hostile_first
+    ):
+        path = self._double(tmp_path, tags=tags, hostile_first=hostile_first)
+        for unsafe in (False, True):
+            with pytest.raises(errors.UserError, match="two graphs of the"):
+                loading.load(path, allow_unsafe_ops=unsafe)
+
+    def test_one_that_is_not_chosen_is_checked_too(self, tmp_path):
+        path = self._double(tmp_path, tags=["other"])
+        with pytest.raises(errors.UserError, match="WriteFile"):
+            loading.load(path, tags=["serve"])
+        assert not (tmp_path / "written").exists()
+
+    def test_two_files_of_a_saved_model_are_ambiguous(self, tmp_path):
+        path = _save(tmp_path, lambda x: None)
+        (path / "saved_model.pbtxt").write_text("")
+        with pytest.raises(
+            errors.UserError, match=r"pb and saved_model\.pbtxt"
+        ):
+            loading.load(path)
+
+
+def _initialised(op):
+    """A model that TensorFlow initialises by a function while it loads it."""
+
+    class Resource(tf.saved_model.experimental.TrackableResource):
+        def __init__(self):
+            super().__init__(device="")
+            self.handle = self._create_resource()
+
+        @tf.function(input_signature=[])
+        def _create_resource(self):
+            return tf.raw_ops.VarHandleOp(dtype=tf.float32, shape=[])
+
+        @tf.function(input_signature=[])
+        def _initialize(self):
+            op()
+            return 0
+
+    net = _Net(lambda x: None)
+    net.resource = Resource()
+    return net
+
+
+@pytest.mark.parametrize(
+    ("op", "words"),
+    [
+        (lambda: tf.raw_ops.Abort(), "Abort .* ends the process"),
+        (
+            lambda: tf.raw_ops.QueueDequeueV2(
+                handle=tf.raw_ops.FIFOQueueV2(component_types=[tf.float32]),
+                component_types=[tf.float32],
+            ),
+            "Queue.* waits",
+        ),
+        (lambda: tf.raw_ops.Stage(values=[1.0]), "Stage"),
+    ],
+)
+def test_what_loading_would_run_is_refused(tmp_path, op, words):
+    net = _initialised(op)
+    tf.saved_model.save(net, str(tmp_path / "m"), signatures=net.__call__)
+    with pytest.raises(errors.UserError, match=words):
+        loading.load(tmp_path / "m")
+
+
+def test_tables_variables_and_random_numbers_pass(tmp_path):
+    net = _Net(lambda x: None)
+    net.table = tf.lookup.experimental.MutableHashTable(
+        tf.int64, tf.float32, 0.0
+    )
+    net.generator = tf.random.Generator.from_seed(1)
+
+    @tf.function(input_signature=[_SPEC])
+    def call(x):
+        noise = net.generator.normal((3,)) * tf.random.uniform((3,))
+        tf.debugging.assert_all_finite(noise, "noise")
+        return (x + 0.0 * noise) @ net.w
+
+    net.noisy = call
+    tf.saved_model.save(net, str(tmp_path / "m"), signatures=net.__call__)
+    loading.load(tmp_path / "m")
 
 
 class TestTensorFlow1:

@@ -10,9 +10,16 @@ Modules, lowest first:
   frozen        freezing, and graph -> tf.function.
   evaluation    values of tensors, over samples.
   safety        refuses graphs that touch files or call Python.
+  memory        how much of it there is.
+  sizes         what a graph takes of it.
   open_shapes   input dimensions that a model leaves open.
   endpoint      function and names -> checked graph.
+  model_files   pipes and devices are refused, changes are noticed.
   formats       what lies at a path.
+  keras_names   Keras's own layers, initializers, functions ...
+  keras_config  a config that names anything else is refused.
+  hdf5_files    containers of weights that reach out of themselves, too.
+  keras_files   the same for .keras and .h5 files as a whole.
   saved_models  SavedModels: tags, signature, guarded load.
   keras_models  .keras, .h5 and live Keras models.
   loading       any model -> Graph.

@@ -16,7 +16,7 @@ import tensorflow as tf
 from absl import logging
 
 from dsg_tf import errors
-from dsg_tf.graph import frozen, inlining, ir, open_shapes, safety
+from dsg_tf.graph import frozen, inlining, ir, open_shapes, safety, sizes
 
 _INFERENCE = (
     "export the model for inference: model.export(path), or a tf.function that"
@@ -66,6 +66,7 @@ def to_graph(
     subject: str,
     *,
     input_shapes: Shapes | None = None,
+    default_shape: open_shapes.Shape | None = None,
     allow_unsafe_ops: bool = False,
 ) -> ir.Graph:
     """Freezes an endpoint, checks it, and completes its input shapes.
@@ -74,6 +75,7 @@ def to_graph(
       endpoint: the endpoint.
       subject: what errors call the model.
       input_shapes: see `loading.load`.
+      default_shape: see `loading.load`.
       allow_unsafe_ops: accept graphs that touch files or call Python.
 
     Raises:
@@ -83,6 +85,7 @@ def to_graph(
         safety.check_function(endpoint.function, subject)
     _refuse_writes(endpoint.function, subject)
     _refuse_bad_variables(endpoint.function, subject)
+    _refuse_promises(endpoint.function, subject)
     try:
         graph = frozen.freeze(
             endpoint.function,
@@ -100,7 +103,11 @@ def to_graph(
     graph = _without_unused_inputs(graph)
     _check_inputs(graph, subject)
     _refuse_bad_constants(graph, subject)
-    return open_shapes.complete(graph, subject, input_shapes)
+    graph = open_shapes.complete(
+        graph, subject, input_shapes, default=default_shape
+    )
+    sizes.check_graph(graph, subject)
+    return graph
 
 
 def input_names(
@@ -139,8 +146,8 @@ def output_names(
 
 
 def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0] if len(lines[0]) <= 160 else lines[0][:157] + "..."
 
 
 def _refuse_writes(
@@ -166,6 +173,16 @@ def _refuse_writes(
             if name in library and name not in seen:
                 seen.add(name)
                 stack += library[name].node_def
+
+
+def _refuse_promises(
+    function: tf.types.experimental.ConcreteFunction, subject: str
+) -> None:
+    """Refuses tensors that freezing would make and no memory can hold."""
+    graph_def = function.graph.as_graph_def()
+    sizes.check_promises(graph_def.node, subject)
+    for inner in graph_def.library.function:
+        sizes.check_promises(inner.node_def, subject)
 
 
 def _refuse_bad_variables(

@@ -11,10 +11,11 @@ import pathlib
 import zipfile
 
 from dsg_tf import errors
+from dsg_tf.graph import model_files
 
-EXPECTED = "a SavedModel folder, a .keras or an .h5 file"
+EXPECTED = model_files.EXPECTED
 
-_SAVED_MODEL_FILES = (
+SAVED_MODEL_FILES = (
     "saved_model.pb",
     "saved_model.pbtxt",
     "saved_model.cpb",
@@ -72,13 +73,12 @@ def identify(path: pathlib.Path) -> Format:
       path: a file or folder.
 
     Raises:
-      errors.UserError: nothing is there, or something that cannot be loaded;
-        says what it is and what to do with it.
+      errors.UserError: nothing is there, or something that cannot be loaded,
+        a pipe or device for instance; says what it is and what to do with it.
     """
     if "://" in str(path) or ":/" in str(path)[2:]:
         raise _unknown(path, "an address", "download it, and pass the folder")
-    if not path.exists():
-        raise _unknown(path, "no such file or folder", "")
+    model_files.check(path)
     if path.is_dir():
         return _identify_folder(path)
     return _identify_file(path)
@@ -86,13 +86,13 @@ def identify(path: pathlib.Path) -> Format:
 
 def _identify_folder(path: pathlib.Path) -> Format:
     names = {entry.name for entry in path.iterdir()}
-    if names & set(_SAVED_MODEL_FILES):
+    if names & set(SAVED_MODEL_FILES):
         return Format.SAVED_MODEL
     if {"config.json", "model.weights.h5"} <= names:
         return Format.KERAS
     if not names:
         raise _unknown(path, "an empty folder", "")
-    for file in _SAVED_MODEL_FILES:
+    for file in SAVED_MODEL_FILES:
         inner = sorted(path.glob(f"*/{file}"))
         if inner:
             raise _unknown(
@@ -128,7 +128,7 @@ def _identify_file(path: pathlib.Path) -> Format:
         raise _unknown(
             path, f"a file that cannot be read ({error.strerror})", ""
         ) from error
-    if path.name in _SAVED_MODEL_FILES:
+    if path.name in SAVED_MODEL_FILES:
         raise _unknown(
             path, "a file of a SavedModel", f"pass its folder: {path.parent}"
         )
@@ -163,7 +163,7 @@ def _identify_archive(path: pathlib.Path, suffix: str) -> Format:
     try:
         with zipfile.ZipFile(path) as archive:
             names = set(archive.namelist())
-    except (zipfile.BadZipFile, OSError) as error:
+    except Exception as error:  # BadZipFile, NotImplementedError, ValueError
         raise _unknown(
             path, f"a damaged archive ({error})", "download or save it again"
         ) from error

@@ -1,35 +1,35 @@
 """Keras files and live Keras models, of Keras 3 and of tf_keras (Keras 2).
 
-Keras stays in safe mode, whatever the user allows: a Lambda layer in a file
-is Python bytecode, which nothing here would ever see before it runs.
+No loader sees a file before `keras_files` has looked at it, whatever the user
+allows: a Lambda layer in a file is Python bytecode, which nothing here would
+ever see before it runs.
 """
 
 from __future__ import annotations
 
 import importlib.util
-import json
 import pathlib
 import sys
-import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
-import numpy as np
 import tensorflow as tf
 
 from dsg_tf import errors
-from dsg_tf.graph import endpoint
-
-_LIVE_OR_SAVED_MODEL = (
-    "load it in your own code and pass the live model to"
-    " dsg_tf.quantize_model, or export a SavedModel: model.export(path)"
+from dsg_tf.graph import (
+    endpoint,
+    formats,
+    keras_config,
+    keras_files,
+    model_files,
 )
 
 
-def load_file(path: pathlib.Path):
+def load_file(path: pathlib.Path, kind: formats.Format):
     """Reads a .keras or .h5 file, by Keras 3 or else by tf_keras.
 
     Args:
       path: the file, or the folder of an unpacked .keras file.
+      kind: which of them it is.
 
     Returns:
       The live model.
@@ -38,7 +38,12 @@ def load_file(path: pathlib.Path):
       errors.UserError: it holds weights only, a Lambda layer, a class that
         is not Keras's own, or is damaged.
     """
-    _refuse_code(path)
+    with model_files.unchanged(path):
+        keras_files.check(path, kind)
+        return _load_checked(path)
+
+
+def _load_checked(path: pathlib.Path):
     import keras
 
     _check_backend(keras)
@@ -46,13 +51,14 @@ def load_file(path: pathlib.Path):
         return keras.models.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # Keras lets through what its layers raise.
         first_error = error
-    if importlib.util.find_spec("tf_keras") is None:
+    # tf_keras takes a folder for a SavedModel of its own.
+    if path.is_dir() or importlib.util.find_spec("tf_keras") is None:
         raise errors.UserError(
             str(path),
             got=f"a file that Keras 3 cannot read ({_say(first_error)})",
             expected="a whole Keras model",
             remedy="for a file of Keras 2: pip install 'dsg_tf[legacy-keras]';"
-            f" for custom layers: {_LIVE_OR_SAVED_MODEL}",
+            f" for custom layers: {keras_config.LIVE_OR_SAVED_MODEL}",
         ) from first_error
     import tf_keras
 
@@ -64,7 +70,7 @@ def load_file(path: pathlib.Path):
             got=f"a file that neither Keras 3 ({_say(first_error)}) nor"
             f" tf_keras ({_say(error)}) can read",
             expected="a whole Keras model of built-in layers",
-            remedy=_LIVE_OR_SAVED_MODEL,
+            remedy=keras_config.LIVE_OR_SAVED_MODEL,
         ) from first_error
 
 
@@ -217,70 +223,6 @@ def _legal(name: str) -> str:
     """A name that a TensorSpec may have; it becomes the placeholder's."""
     legal = "".join(c if c.isalnum() or c in "_.-" else "_" for c in name)
     return legal if legal[:1].isalnum() else f"x{legal}"
-
-
-def _refuse_code(path: pathlib.Path) -> None:
-    """Looks for weights-only files and bytecode before Keras reads them."""
-    config = _read_config(path)
-    if config is None:
-        raise errors.UserError(
-            str(path),
-            got="weights without an architecture",
-            expected="a whole model",
-            remedy="load them into the model in your own code and pass that,"
-            " or model.save('model.keras')",
-        )
-    for name in _bytecode(config):
-        raise errors.UserError(
-            str(path),
-            got=f"Python bytecode in the Lambda layer {name!r}",
-            expected="layers without code of their own",
-            remedy=f"{_LIVE_OR_SAVED_MODEL} (if you trust whoever made it)",
-        )
-
-
-def _read_config(path: pathlib.Path):
-    """The architecture as JSON; None where the file has none."""
-    try:
-        if path.is_dir():
-            return json.loads((path / "config.json").read_text())
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                return json.loads(archive.read("config.json"))
-        import h5py
-
-        with h5py.File(path, "r") as file:
-            text = file.attrs.get("model_config")
-        if isinstance(text, np.ndarray | bytes):
-            text = bytes(text).decode()
-        return None if text is None else json.loads(text)
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise errors.UserError(
-            str(path),
-            got=f"a damaged file ({_say(error)})",
-            expected="a whole Keras model",
-            remedy="download or save it again",
-        ) from error
-
-
-def _bytecode(config) -> Iterator[str]:
-    """Names of the layers that carry a marshalled Python function.
-
-    Keras 3 writes `{"class_name": "__lambda__", ...}`, Keras 2
-    `{"function_type": "lambda", ...}`.
-    """
-    stack = [("", config)]
-    while stack:
-        name, value = stack.pop()
-        if isinstance(value, list):
-            stack += [(name, item) for item in value]
-        elif isinstance(value, dict):
-            own = value.get("name")
-            name = own if isinstance(own, str) else name
-            kinds = [v for k, v in value.items() if k.endswith("_type")]
-            if value.get("class_name") == "__lambda__" or "lambda" in kinds:
-                yield name
-            stack += [(name, item) for item in value.values()]
 
 
 def _say(error: Exception) -> str:

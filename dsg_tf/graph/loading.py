@@ -34,6 +34,7 @@ def load(
     signature: str | None = None,
     tags: Sequence[str] | None = None,
     input_shapes: Shapes | None = None,
+    default_shape: Sequence[int] | None = None,
     allow_unsafe_ops: bool = False,
 ) -> ir.Graph:
     """Loads a model as a frozen inference graph.
@@ -49,8 +50,9 @@ def load(
       input_shapes: the shape of one sample, with or without the batch, for a
         model with one input; or shapes by input name. Fills dimensions that
         the model leaves open.
-      allow_unsafe_ops: accept graphs that touch files or call Python. Keras's
-        safe mode stays on all the same.
+      default_shape: of one sample without the batch; for what is open then.
+      allow_unsafe_ops: accept graphs that touch files or call Python. Of Keras
+        files only built-in layers are loaded all the same.
 
     Returns:
       The graph. Its ports carry the names that the signature or the Keras
@@ -76,6 +78,7 @@ def load(
             found,
             subject,
             input_shapes=input_shapes,
+            default_shape=default_shape,
             allow_unsafe_ops=allow_unsafe_ops,
         )
     # The object owns the variables that the function reads.
@@ -87,7 +90,8 @@ def _find(model, signature, tags, input_shapes, allow_unsafe_ops):
     """The endpoint, the object that owns it, and what to call the model."""
     if isinstance(model, str | os.PathLike):
         path = pathlib.Path(model)
-        if formats.identify(path) is formats.Format.SAVED_MODEL:
+        kind = formats.identify(path)
+        if kind is formats.Format.SAVED_MODEL:
             found, owner = saved_models.load(
                 path,
                 signature=signature,
@@ -96,7 +100,7 @@ def _find(model, signature, tags, input_shapes, allow_unsafe_ops):
             )
             return found, owner, str(path)
         _refuse_choices(str(path), signature=signature, tags=tags)
-        model = keras_models.load_file(path)
+        model = keras_models.load_file(path, kind)
         found = keras_models.to_endpoint(model, input_shapes)
         return found, model, str(path)
     subject = f"model of type {type(model).__name__}"

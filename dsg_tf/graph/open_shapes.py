@@ -12,7 +12,11 @@ Shapes = Mapping[str, Shape] | Shape
 
 
 def complete(
-    graph: ir.Graph, subject: str, given: Shapes | None = None
+    graph: ir.Graph,
+    subject: str,
+    given: Shapes | None = None,
+    *,
+    default: Shape | None = None,
 ) -> ir.Graph:
     """The graph with all dimensions of its inputs known but the batch.
 
@@ -21,6 +25,8 @@ def complete(
       subject: what errors call the model.
       given: the shape of one sample, with or without the batch, for a graph
         with one input; or shapes by input name.
+      default: the shape of one sample, for dimensions that are still open
+        then; left alone where it contradicts those that are known.
 
     Raises:
       errors.UserError: a dimension stays unknown; or a shape contradicts the
@@ -45,7 +51,9 @@ def complete(
                 got=f"a shape for {name!r}",
                 expected=f"one of the inputs of {subject}: {', '.join(names)}",
             )
-    shapes = {p.name: _complete(p, given.get(p.name)) for p in graph.inputs}
+    shapes = {
+        p.name: _complete(p, given.get(p.name), default) for p in graph.inputs
+    }
     if all(shapes[port.name] == port.shape for port in graph.inputs):
         return graph
     try:
@@ -57,7 +65,7 @@ def complete(
         raise errors.UserError(
             "--input_shape",
             got=f"{text}, which the graph does not accept"
-            f" ({str(error).strip().splitlines()[0]})",
+            f" ({str(error).strip().splitlines()[0][:160]})",
             expected="the shape that the model was built for",
         ) from error
     return graph
@@ -84,7 +92,9 @@ def of_one_sample(graph: ir.Graph) -> ir.Graph:
     return frozen.with_batch_size(graph, 1)
 
 
-def _complete(port: ir.Port, given: Shape | None) -> Shape:
+def _complete(
+    port: ir.Port, given: Shape | None, default: Shape | None
+) -> Shape:
     """The full shape of an input, batch first, only the batch unknown."""
     known = port.shape
     shape = known
@@ -105,6 +115,8 @@ def _complete(port: ir.Port, given: Shape | None) -> Shape:
             )
         filled = zip(given, known, strict=True)
         shape = tuple(k if g is None else g for g, k in filled)
+    if default is not None:
+        shape = _filled(shape, default)
     if shape is None or None in shape[1:]:
         if shape is None:
             example = "224,224,3"
@@ -117,6 +129,17 @@ def _complete(port: ir.Port, given: Shape | None) -> Shape:
             remedy=f"for instance --input_shape={port.name}={example}",
         )
     return shape
+
+
+def _filled(shape: Shape | None, sample: Shape) -> Shape | None:
+    """A shape with its open dimensions as in a sample, where that fits."""
+    if shape is None:
+        return (None, *sample)
+    rest = tuple(shape[1:])
+    fits = len(rest) == len(sample) and all(
+        k is None or k == s for k, s in zip(rest, sample, strict=True)
+    )
+    return (shape[0], *sample) if fits else shape
 
 
 def _text(shape: Shape | None) -> str:

@@ -6,6 +6,11 @@ some of them while it is only being loaded. `check_meta_graph` therefore looks
 at the file before TensorFlow does, and `check_function` at a function before
 it is frozen.
 
+An operation may run if it only computes: if TensorFlow knows it and says that
+it has no state, and it is none of the few that reach out all the same; or if
+its state is one of the graph's own, a variable, a table, a random generator.
+All else is refused, what TensorFlow does not know included.
+
 What may run is found by reachability, so that the functions with which every
 SavedModel saves and restores its own variables do not count, but a signature
 that calls them does.
@@ -25,11 +30,12 @@ from tensorflow.core.framework import (
     variable_pb2,
 )
 from tensorflow.core.protobuf import meta_graph_pb2
+from tensorflow.python.framework import op_def_registry
 
 from dsg_tf import errors
-from dsg_tf.graph import inlining
 
-# Effect by operation. The names are those of TensorFlow's registry, and a test
+# Effect by operation, of those that TensorFlow calls stateless, and of others
+# for better words. The names are those of TensorFlow's registry, and a test
 # goes through all of it for operations that take a path, an address or code.
 _EFFECTS = {
     "reads or writes files": (
@@ -49,20 +55,64 @@ _EFFECTS = {
         "CreateSummary(File|Db)Writer|SummaryWriter|Write\\w*Summary"
         "|FlushSummaryWriter|CloseSummaryWriter|ImportEvent"
         "|(Experimental)?StatsAggregatorSetSummaryWriter"
-        "|Debug(Identity|NanCount|NumericSummary)(V\\d+)?"
+        "|Debug(Identity|NanCount|NumericSummary)(V\\d+)?|Copy(Host)?"
     ),
     "calls Python": "PyFunc|PyFuncStateless|EagerPyFunc",
     "runs code that the graph does not show": (
-        "DatasetFromGraph|XlaCustomCall(V2)?|MlirPassthroughOp"
-        "|TRTEngineOp|RemoteFusedGraphExecute"
+        "DatasetFromGraph|XlaCustomCall(V2)?|MlirPassthroughOp|XlaCallModule"
+        "|TRTEngineOp|RemoteFusedGraphExecute|_?Xla(Compile|Run|Launch)\\w*"
+        "|_?TPU(Compile|Execute)\\w*|_TPUReplicate"
     ),
     "talks to other processes": (
         "RemoteCall|Rpc\\w*|DeleteRpcFutureResource|Collective\\w+|Nccl\\w+"
         "|_?(Host)?(Send|Recv)|Xla(Send|Recv)\\w*"
         "|DataServiceDataset(V\\d+)?|RegisterDataset(V2)?|WorkerHeartbeat"
     ),
+    "ends the process": "Abort",
+    "waits": (
+        "Sleep(Identity)?Op|(Experimental)?SleepDataset|\\w*Queue(V2)?"
+        "|Queue(Dequeue|Enqueue)\\w*|Barrier\\w*|Mutex\\w*"
+        "|(Ordered)?(Map)?(Un)?[Ss]tage\\w*"
+    ),
 }
 _UNSAFE = {effect: re.compile(names) for effect, names in _EFFECTS.items()}
+# Stateful operations whose state is the graph's own, by kind.
+_OWN_STATE = {
+    "variables": (
+        "_?VarHandles?Op|_?ReadVariables?Op|Variable(V2)?|TemporaryVariable"
+        "|Assign(Add|Sub)?VariableOp|VarIsInitializedOp|VariableShape"
+        "|ResourceGather(Nd)?|ResourceScatter\\w+|ResourceStridedSliceAssign"
+        "|Resource(Sparse)?Apply\\w+|ResourceCountUpTo|DestroyResourceOp"
+        "|DisableCopyOnRead|(Resource|Sparse)?ConditionalAccumulator"
+        "|ResourceConditionalAccumulator|ResourceAccumulator\\w+"
+    ),
+    "control flow": (
+        "_?If|Case|_?While|StatefulPartitionedCall|Assert|CheckNumerics(V2)?"
+        "|Print|GuaranteeConst|Empty|DeepCopy|_?(Device)?(Arg|Retval)"
+        "|DeviceIndex|TPUOrdinalSelector|IsTensorFloat32Enabled"
+    ),
+    "tables": (
+        "(Anonymous)?(Mutable)?(Dense)?HashTable(OfTensors)?(V2)?"
+        "|InitializeTableV2|LookupTable\\w+V2"
+    ),
+    "random": (
+        "Random(StandardNormal|Uniform|UniformInt|Gamma|Poisson|PoissonV2"
+        "|Shuffle|Crop)|Multinomial|TruncatedNormal|ParameterizedTruncatedNormal"
+        "|NonDeterministicInts|StatelessRandomGetAlg|Rng(ReadAndSkip|Skip)"
+        "|Stateful(RandomBinomial|StandardNormal(V2)?|TruncatedNormal"
+        "|Uniform(FullInt|Int)?)|SampleDistortedBoundingBox(V2)?"
+        "|(All|FixedUnigram|LearnedUnigram|LogUniform|ThreadUnsafeUnigram"
+        "|Uniform)CandidateSampler|Anonymous(Random)?SeedGenerator"
+        "|Delete(Random)?SeedGenerator|DummySeedGenerator"
+    ),
+    "lists of tensors": "TensorArray\\w*|Stack(V2|\\w+V2)?",
+    "recurrent layers": "CudnnRNN\\w*",
+}
+_OWN = re.compile("|".join(_OWN_STATE.values()))
+_STATE = "keeps a state that is no variable, table or random generator"
+# Stands for a path: whoever calls the function may give one.
+_TOLD_BY_CALLER = "file:"
+_UNKNOWN = "is no operation of TensorFlow"
 # What restores the variables of a SavedModel of TensorFlow 1.
 _SAVER_OPS = frozenset({"Restore", "RestoreSlice", "RestoreV2"})
 _INITIALISERS = ("saved_model_main_op", "legacy_init_op", "table_initializer")
@@ -92,6 +142,9 @@ class UnsafeOp:
 def effect(node: node_def_pb2.NodeDef) -> str | None:
     """What an operation does outside the graph; None where it only computes.
 
+    Args:
+      node: it and its attributes decide, not what it calls.
+
     Example:
       >>> effect(node_def_pb2.NodeDef(op="ReadFile"))
       'reads or writes files'
@@ -105,10 +158,15 @@ def effect(node: node_def_pb2.NodeDef) -> str | None:
         return None if harmless else "reads or writes files"
     if node.op == "FixedUnigramCandidateSampler":
         return "reads or writes files" if _text(node, "vocab_file") else None
+    if _OWN.fullmatch(node.op):
+        return None
     for name, pattern in _UNSAFE.items():
         if pattern.fullmatch(node.op):
             return name
-    return None
+    registered = op_def_registry.get(node.op)
+    if registered is None:
+        return _UNKNOWN
+    return _STATE if registered.is_stateful else None
 
 
 def find(
@@ -131,19 +189,18 @@ def find(
       The operations, those of the graph first.
     """
     by_name = {node.name: node for node in graph_def.node}
-    if nodes is None:
-        run = list(by_name.values())
-    else:
+    run = list(graph_def.node)
+    if nodes is not None:
         run = [by_name[n] for n in _ancestors(by_name, nodes)]
-    found = []
+    library = _Library(graph_def.library)
     called = list(functions)
+    inside = [("", node) for node in run]
     for node in run:
-        called += inlining.called_functions(node)
-        does = effect(node)
-        if does and node.op not in allowed:
-            found.append(UnsafeOp(node.op, node.name, "", does))
-    for name, node in _function_nodes(graph_def, called):
-        does = effect(node)
+        called += library.called(node)
+    inside += library.nodes(called)
+    found = []
+    for name, node in inside:
+        does = None if library.is_call(node) else effect(node)
         if does and node.op not in allowed:
             found.append(UnsafeOp(node.op, node.name, name, does))
     return found
@@ -205,6 +262,8 @@ def _text(
     """A text attribute; empty where absent (reading it would create it)."""
     if attribute not in holder.attr:
         return ""
+    if holder.attr[attribute].WhichOneof("value") == "placeholder":
+        return _TOLD_BY_CALLER
     return holder.attr[attribute].s.decode(errors="replace")
 
 
@@ -283,29 +342,73 @@ def _ancestors(
     return list(seen)
 
 
-def _function_nodes(
-    graph_def: graph_pb2.GraphDef, called: Iterable[str]
-) -> Iterator[tuple[str, node_def_pb2.NodeDef]]:
-    """All nodes of all functions reachable from `called`, with its name.
+class _Library:
+    """The functions of a graph, and which of them call which."""
 
-    A function that implements the same interface as a reachable one is
-    reachable itself: TensorFlow may put it in the other's place.
-    """
-    library = {f.signature.name: f for f in graph_def.library.function}
-    by_interface: dict[str, list[str]] = {}
-    for name, function in library.items():
-        interface = _text(function, "api_implements")
-        if interface:
-            by_interface.setdefault(interface, []).append(name)
-    reached: set[str] = set()
-    stack = list(called)
-    while stack:
-        name = stack.pop()
-        if name not in library or name in reached:
-            continue
-        reached.add(name)
-        function = library[name]
-        stack += by_interface.get(_text(function, "api_implements"), ())
-        for node in function.node_def:
-            yield name, node
-            stack += inlining.called_functions(node)
+    def __init__(self, library: function_pb2.FunctionDefLibrary):
+        # Lists: a damaged library may have two functions of one name.
+        self._functions: dict[str, list[function_pb2.FunctionDef]] = {}
+        self._by_interface: dict[str, list[str]] = {}
+        for function in library.function:
+            name = function.signature.name
+            self._functions.setdefault(name, []).append(function)
+            interface = _text(function, "api_implements")
+            if interface:
+                self._by_interface.setdefault(interface, []).append(name)
+        self._gradients = {
+            entry.function_name: entry.gradient_func
+            for entry in library.gradient
+        }
+        self._gradients_by_type = {
+            entry.registered_op_type: entry.gradient_func
+            for entry in library.registered_gradients
+        }
+
+    def is_call(self, node: node_def_pb2.NodeDef) -> bool:
+        """Whether a node's operation is a function of the library.
+
+        A function that takes the name of an operation of TensorFlow is none:
+        which of them would run is not said anywhere.
+        """
+        return (
+            node.op in self._functions and op_def_registry.get(node.op) is None
+        )
+
+    def called(self, node: node_def_pb2.NodeDef) -> Iterator[str]:
+        """Names of functions that a node may call, or its gradient."""
+        yield node.op
+        gradient = _text(node, "_gradient_op_type")
+        if gradient in self._gradients_by_type:
+            yield self._gradients_by_type[gradient]
+        stack = list(node.attr.values())
+        while stack:
+            attribute = stack.pop()
+            for function in (attribute.func, *attribute.list.func):
+                if function.name:
+                    yield function.name
+                # What the function's own placeholders stand for.
+                stack += function.attr.values()
+
+    def nodes(
+        self, called: Iterable[str]
+    ) -> Iterator[tuple[str, node_def_pb2.NodeDef]]:
+        """All nodes of all functions reachable from `called`, with its name.
+
+        A function that implements the same interface as a reachable one is
+        reachable itself: TensorFlow may put it in the other's place.
+        """
+        reached: set[str] = set()
+        stack = list(called)
+        while stack:
+            name = stack.pop()
+            if name not in self._functions or name in reached:
+                continue
+            reached.add(name)
+            if name in self._gradients:
+                stack.append(self._gradients[name])
+            for function in self._functions[name]:
+                interface = _text(function, "api_implements")
+                stack += self._by_interface.get(interface, ())
+                for node in function.node_def:
+                    yield name, node
+                    stack += self.called(node)

@@ -10,10 +10,13 @@ from tensorflow.core.protobuf import meta_graph_pb2
 from tensorflow.python.saved_model import loader_impl
 
 from dsg_tf import errors
-from dsg_tf.graph import endpoint, safety
+from dsg_tf.graph import endpoint, formats, model_files, safety, sizes
 
 _DEFAULT_SIGNATURE = "serving_default"
 _SERVE = frozenset({"serve"})
+# Read whole, as messages that cannot be longer.
+_BESIDE = ("fingerprint.pb", "debug/saved_model_debug_info.pb")
+_MAX_BYTES = 2**31 - 1
 
 
 def load(
@@ -39,15 +42,27 @@ def load(
     Raises:
       errors.UserError: as `loading.load`.
     """
+    with model_files.unchanged(path):
+        loaded = _load_checked(path, tags, allow_unsafe_ops)
+    return choose(loaded, str(path), signature=signature), loaded
+
+
+def _load_checked(
+    path: pathlib.Path, tags: Sequence[str] | None, allow_unsafe_ops: bool
+):
+    """What `tf.saved_model.load` makes of a folder that was looked at."""
     meta_graphs = _read(path)
-    meta_graph = _choose_tags(meta_graphs, tags)
-    if not allow_unsafe_ops:
-        safety.check_meta_graph(
-            meta_graph, str(path), is_only_one=len(meta_graphs) == 1
-        )
+    meta_graph = _choose_tags(meta_graphs, tags, str(path))
+    # Each of them, also one that is not chosen: they share their variables.
+    for one in meta_graphs:
+        sizes.check_meta_graph(one, str(path))
+        if not allow_unsafe_ops:
+            safety.check_meta_graph(
+                one, str(path), is_only_one=len(meta_graphs) == 1
+            )
     chosen = list(meta_graph.meta_info_def.tags)
     try:
-        loaded = tf.saved_model.load(str(path), tags=chosen)
+        return tf.saved_model.load(str(path), tags=chosen)
     except Exception as error:  # Each damage has its own kind of error.
         raise errors.UserError(
             str(path),
@@ -55,7 +70,6 @@ def load(
             expected="saved_model.pb with its variables, as it was saved",
             remedy=_remedy(path, error),
         ) from error
-    return choose(loaded, str(path), signature=signature), loaded
 
 
 def choose(
@@ -152,6 +166,24 @@ def inference_function(
 
 
 def _read(path: pathlib.Path) -> list[meta_graph_pb2.MetaGraphDef]:
+    there = [
+        name for name in formats.SAVED_MODEL_FILES if (path / name).exists()
+    ]
+    if len(there) > 1:
+        raise errors.UserError(
+            str(path),
+            got=f"a folder with {' and '.join(there)}",
+            expected="one of them",
+            remedy="remove the one that is not the model",
+        )
+    for name in (*there, *_BESIDE):
+        if (path / name).exists() and (path / name).stat().st_size > _MAX_BYTES:
+            raise errors.UserError(
+                str(path),
+                got=f"{name} of {(path / name).stat().st_size:,} bytes",
+                expected=f"at most {_MAX_BYTES:,}, as TensorFlow writes it",
+                remedy="the file is damaged; export or download it again",
+            )
     try:
         return list(loader_impl.parse_saved_model(str(path)).meta_graphs)
     except Exception as error:  # OSError, DecodeError, UnicodeDecodeError ...
@@ -166,8 +198,16 @@ def _read(path: pathlib.Path) -> list[meta_graph_pb2.MetaGraphDef]:
 def _choose_tags(
     meta_graphs: Sequence[meta_graph_pb2.MetaGraphDef],
     tags: Sequence[str] | None,
+    subject: str,
 ) -> meta_graph_pb2.MetaGraphDef:
     by_tags = {frozenset(m.meta_info_def.tags): m for m in meta_graphs}
+    if len(by_tags) < len(meta_graphs):
+        raise errors.UserError(
+            subject,
+            got="two graphs of the same tags",
+            expected="one graph for each set of tags",
+            remedy="export it again",
+        )
     if tags is not None and frozenset(tags) in by_tags:
         return by_tags[frozenset(tags)]
     if tags is None and _SERVE in by_tags:
