@@ -21,6 +21,9 @@ from dsg_tf import files, progress, run_metrics, run_record, runner
 
 # Kinds of runs that give classes to real images.
 EVALUATIONS = ("float", "evaluate")
+# Of dsg_tf.quantize: done, and done with a doubtful result, which the batch
+# counts by itself.
+_GOOD = {"quantize": (0, 2)}
 # Seconds between looks at the runner, which bounds how late a bar moves.
 _POLL_S = 1.0
 
@@ -214,7 +217,12 @@ class Driver:
         if run.samples:
             self._lay_samples(run)
         self._workers.submit(
-            runner.Task(run.key, run.commands, str(folder / "log.txt"))
+            runner.Task(
+                run.key,
+                run.commands,
+                str(folder / "log.txt"),
+                _GOOD.get(run.kind, (0,)),
+            )
         )
 
     def _lay_samples(self, run: Run) -> None:
@@ -307,5 +315,7 @@ def describe(row: run_record.Row) -> str:
         facts.append(fact)
     if "agreement" in row.metrics:
         facts.append(f"agreement {row.metrics['agreement']:.3f}")
+    if row.metrics.get("doubts"):
+        facts.append("doubtful")
     facts.append(f"{row.metrics['seconds']:.0f} s")
     return f"{row.status} {row.folder}: {', '.join(facts)}"
