@@ -29,7 +29,7 @@ _SHOWN_DOUBTS = 5
 _JUDGED_BY = {
     output_kinds.Kind.PROBABILITIES: "top-1",
     output_kinds.Kind.LOGITS: "top-1",
-    output_kinds.Kind.SIGMOIDS: "decisions, spread",
+    output_kinds.Kind.SIGMOIDS: "decisions",
     output_kinds.Kind.VALUES: "variance",
     output_kinds.Kind.WHOLE: "equality",
     output_kinds.Kind.CONSTANT: "energy",
@@ -271,10 +271,7 @@ def _outputs_table(report: Mapping):
 def _worst_channel(row: Mapping) -> str:
     if row["worst_channel"] is None:
         return "-"
-    return (
-        f"{row['worst_channel']}: {row['worst_channel_db']:.1f}"
-        f" (median {row['median_channel_db']:.1f})"
-    )
+    return f"{row['worst_channel']}: {row['worst_channel_db']:.1f} dB"
 
 
 def _layers_table(report: Mapping):

@@ -113,6 +113,18 @@ def test_one_sigmoid_is_judged_by_its_decision_and_by_its_logit():
     assert right.agreement > 0.9
 
 
+def test_what_a_sigmoid_hides_near_0_and_1_its_logit_shows():
+    r = np.array([0.004, 0.02, 0.06, 0.94, 0.98, 0.996])[:, np.newaxis]
+    q = np.where(r < 0.5, 0.02, 0.98)
+    found = _compare(r, q, _KIND.SIGMOIDS)
+    logit = np.log(r / (1 - r))
+    expected = np.sum((logit - logit.mean()) ** 2) / np.sum(
+        (logit - np.log(q / (1 - q))) ** 2
+    )
+    assert found.sqnr_mean_db == pytest.approx(10 * np.log10(expected))
+    assert found.sqnr_db > found.sqnr_mean_db + 9
+
+
 def test_the_logit_ends_where_the_grid_does():
     r = np.array([[1e-9], [0.5], [1 - 1e-9]])
     q = np.array([[0.0], [0.5], [1 - _STEP]])
@@ -167,8 +179,8 @@ def test_a_channel_of_another_unit_counts_as_much_as_the_others():
 def test_channels_that_no_grid_could_show_are_not_called_dead():
     # Of 1000 classes, most are never seen.
     scores = np.zeros((16, 1000))
-    scores[np.arange(16), np.arange(16)] = 12.0
-    r = _softmax(scores + 0.1 * _drawn(16, 1000))
+    scores[np.arange(16), np.arange(16)] = 8.0
+    r = _softmax(scores + 0.5 * _drawn(16, 1000))
     assert _compare(r, _rounded(r), _KIND.PROBABILITIES).dead_channels == ()
     tags = _sigmoid(-8 + 0.3 * _drawn(16, 20))
     tags[:, 0] = _sigmoid(_drawn(16, seed=2))
@@ -213,6 +225,10 @@ def test_a_single_sample_has_no_spread_and_is_judged_around_zero():
     assert found.sqnr_mean_db == pytest.approx(20)
     assert found.agreement == pytest.approx(0.99)
     assert (found.still, found.constant) == (False, False)
+    for kind in (_KIND.LOGITS, _KIND.PROBABILITIES, _KIND.SIGMOIDS):
+        found = _compare(r, r - 0.1, kind)
+        assert found.sqnr_mean_db == found.sqnr_db > 30
+        assert found.agreement == 1
 
 
 def test_an_output_without_inputs_is_judged_around_zero():

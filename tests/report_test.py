@@ -134,7 +134,7 @@ def test_screen_shows_outputs_and_the_worst_layers(capsys):
     for word in ("scores", "boxes[0]", "90.0 %", "29.0", "worst", "CONV_2D"):
         assert word in shown
     # Each output by what it is judged, and where it is worst.
-    for word in ("top-1", "variance", "50.0 %", "3: 12.2 (median 20.0)"):
+    for word in ("top-1", "variance", "50.0 %", "3: 12.2 dB"):
         assert word in shown
     assert max(map(len, shown.splitlines())) <= 80
     assert "best" not in shown  # The sixth layer of five.
