@@ -227,7 +227,8 @@ def _below(
             continue
         told = row.metrics.get("doubt_texts", [])
         if min_sqnr_db is not None:
-            told = [t for t in told if t not in row.metrics["low_sqnr"]]
+            low = row.metrics.get("low_sqnr", ())
+            told = [t for t in told if t not in low]
         lines += [f"{row.folder}: doubtful: {text}" for text in told]
         if row.metrics.get("agreement", 1.0) < min_agreement:
             lines.append(
