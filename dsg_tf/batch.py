@@ -3,9 +3,9 @@
   python -m dsg_tf.batch --models=a.keras,b.keras --weight_bits=4,8 \\
       --seed=0,1,2 --output_dir=out
 
-Exit codes: 0 all runs are done, 1 the user can mend it, 2 some runs failed or
-are below --min_agreement, 70 a defect of dsg_tf, 130 interrupted and 143
-terminated; the same command goes on.
+Exit codes: 0 all runs are done, 1 the user can mend it, 2 some runs failed, are
+doubtful or below --min_agreement or --min_sqnr_db, 70 a defect of dsg_tf, 130
+interrupted and 143 terminated; the same command goes on.
 """
 
 from __future__ import annotations
@@ -67,7 +67,9 @@ def _check(values: flags.FlagValues) -> pathlib.Path:
             expected="--models; --saved_model is for flagfiles of models",
         )
     batch_flags.check_axes(values)
-    config_lib.PipelineConfig(min_agreement=values.min_agreement)
+    config_lib.PipelineConfig(
+        min_agreement=values.min_agreement, min_sqnr_db=values.min_sqnr_db
+    )
     if values.export:
         run_table.check(
             values.export, batch_models.inputs(values) if values.models else {}
@@ -205,28 +207,45 @@ def _run(values: flags.FlagValues, folder: pathlib.Path) -> int:
         asked = {run.key for run in (*planned.todo, *planned.done)}
         rows = [row for row in record.rows() if row.key in asked]
         record.close()
-    below = _below(rows, values.min_agreement)
-    for row in below:
-        logging.error(
-            "%s: agreement %.3f is below --min_agreement %g",
-            row.folder,
-            row.metrics["agreement"],
-            values.min_agreement,
-        )
+    below = _below(rows, values.min_agreement, values.min_sqnr_db)
+    for text in below:
+        logging.error("%s", text)
     if failed or planned.failed:
         _tell_failed(failed, planned.failed)
     return 2 if failed or planned.failed or below else 0
 
 
 def _below(
-    rows: Sequence[run_record.Row], least: float
-) -> list[run_record.Row]:
-    """Runs that are done, but whose agreement with float is too low."""
-    return [
-        row
-        for row in rows
-        if row.status == "done" and row.metrics.get("agreement", 1.0) < least
-    ]
+    rows: Sequence[run_record.Row],
+    min_agreement: float,
+    min_sqnr_db: float | None,
+) -> list[str]:
+    """What is held against runs that are done, a line for each reason.
+
+    Low signal to noise is a doubt of the run, unless the batch has a threshold
+    of its own.
+    """
+    lines = []
+    for row in rows:
+        if row.status != "done":
+            continue
+        told = row.metrics.get("doubt_texts", [])
+        if min_sqnr_db is not None:
+            low = row.metrics.get("low_sqnr", ())
+            told = [t for t in told if t not in low]
+        lines += [f"{row.folder}: doubtful: {text}" for text in told]
+        if row.metrics.get("agreement", 1.0) < min_agreement:
+            lines.append(
+                f"{row.folder}: agreement {row.metrics['agreement']:.3f} is"
+                f" below --min_agreement {min_agreement:g}"
+            )
+        ratio = row.metrics.get("sqnr_mean_db")
+        if None not in (ratio, min_sqnr_db) and ratio < min_sqnr_db:
+            lines.append(
+                f"{row.folder}: SQNR {ratio:.1f} dB is below --min_sqnr_db"
+                f" {min_sqnr_db:g}"
+            )
+    return lines
 
 
 def _dry_run(values: flags.FlagValues, folder: pathlib.Path) -> int:

@@ -35,7 +35,8 @@ AXES = (
     "seed",
 )
 # What a run gets from the batch itself, or what the batch sees to.
-_OWN = ("saved_model", "samples", "output", "resume", "min_agreement")
+_THRESHOLDS = ("min_agreement", "min_sqnr_db")
+_OWN = ("saved_model", "samples", "output", "resume", *_THRESHOLDS)
 # Methods that are no synthesis: images of --calibration_data.
 REAL = "real"
 _WIDTHS = ("weight_bits", "activation_bits")
@@ -49,7 +50,7 @@ GROUPS = {
         "rerun_failed",
         "dry_run",
         "export",
-        "min_agreement",
+        *_THRESHOLDS,
     ),
     "Real images": ("eval_data", "calibration_data", *image_flags.NAMES),
     "Grid: each takes several values, comma-separated": AXES,
@@ -87,7 +88,7 @@ def define(values: flags.FlagValues) -> None:
             text += f" [{whole[name].default}]"
         flags.DEFINE_list(name, [], text, flag_values=values)
     # Of these the help does not show saved_model: in flagfiles of models alone.
-    for name in (*PASSED_ON, "min_agreement", "saved_model"):
+    for name in (*PASSED_ON, *_THRESHOLDS, "saved_model"):
         values[name] = whole[name]
 
 

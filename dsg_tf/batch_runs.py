@@ -295,7 +295,8 @@ class Maker:
     ) -> schedule.Run:
         config, export = point.config, point.config.export
         whole = dataclasses.asdict(config)
-        del whole["resume"], whole["samples"]
+        # Neither of these changes what is made.
+        del whole["resume"], whole["samples"], whole["min_sqnr_db"]
         if images:
             # How samples would be made is nothing to images.
             whole["synthesis"] = {"seed": config.synthesis.seed}

@@ -31,8 +31,10 @@ class PipelineConfig:
       verify_samples: further samples, never used for calibration, on which
         the .tflite is compared with the float graph; None for as many as are
         optimised together (`dsg_tf.needs`).
-      min_agreement: the least share of top-1 agreement (or, where there are
-        no classes, of cosine similarity) with the float graph, 0..1.
+      min_agreement: the least agreement of an output with the float graph,
+        0..1: of classes top-1, of others see `verify.Fidelity`.
+      min_sqnr_db: the least signal to noise of an output around its own mean,
+        dB; None doubts what is below `verdict.LEAST_SQNR_DB`.
       allow_unsafe_ops: accept graphs that touch files or call Python.
       resume: go on with what a killed run of the same config had finished.
     """
@@ -50,6 +52,7 @@ class PipelineConfig:
     input_range: tuple[float, float] | None = None
     verify_samples: int | None = None
     min_agreement: float = 0.0
+    min_sqnr_db: float | None = None
     allow_unsafe_ops: bool = False
     resume: bool = True
 
@@ -58,6 +61,10 @@ class PipelineConfig:
             checks.require_int("--verify_samples", self.verify_samples, 1)
         checks.require_bool("--resume", self.resume)
         checks.require_number("--min_agreement", self.min_agreement, 0.0, 1.0)
+        if self.min_sqnr_db is not None:
+            checks.require_number(
+                "--min_sqnr_db", self.min_sqnr_db, 0.0, math.inf
+            )
         checks.require_bool("--allow_unsafe_ops", self.allow_unsafe_ops)
         # A pathlib.Path is welcome; JSON wants text.
         object.__setattr__(self, "samples", os.fspath(self.samples))

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Container, Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
 
-from dsg_tf import progress, samples, verify
+from dsg_tf import output_kinds, progress, samples, verify
 from dsg_tf.graph import evaluation, frozen, ir, naming, tapped
 from dsg_tf.tflite import flatbuffer, interpreter
 
@@ -26,16 +25,23 @@ def compare_outputs(
       held_out: samples that were not used for calibration.
 
     Returns:
-      Fidelity by output name. Of whole-number outputs, which are classes,
-      `top1_agreement` is the share that is equal.
+      Fidelity by output name, each measured by its kind.
     """
+    kinds = output_kinds.find(graph)
     reference = _outputs(graph, held_out)
     if isinstance(model, ir.Graph):
-        outputs = _outputs(model, held_out)
+        outputs, steps = _outputs(model, held_out), _graph_steps(model)
     else:
         outputs = interpreter.Interpreter(model).run(held_out.arrays)
+        steps = _file_steps(flatbuffer.read(model))
     return {
-        name: _compare(values, outputs[name])
+        name: _compare(
+            values,
+            outputs[name],
+            kind=kinds[name],
+            step=steps.get(name, 0.0),
+            samples=len(held_out),
+        )
         for name, values in reference.items()
     }
 
@@ -57,7 +63,7 @@ def compare_graph_layers(
     Returns:
       Rows of `verify.LayerFidelity` with `layer`, the source model's name.
     """
-    moments = {tensor: verify.Moments() for tensor in tensors}
+    sums = {tensor: verify.LayerSums() for tensor in tensors}
     arrays = held_out.arrays
     for left, right in zip(
         evaluation.batches(graph, tensors, arrays),
@@ -65,23 +71,20 @@ def compare_graph_layers(
         strict=True,
     ):
         for tensor, a, b in zip(tensors, left, right, strict=True):
-            moments[tensor].update(a, b)
+            sums[tensor].update(a, b)
     names = naming.LayerNames(graph)
     rows = [
-        {
-            "layer": names(tensor),
-            "tensor": tensor,
-            "op": graph.producer(tensor).op,
-            "sqnr_db": own.sqnr_db,
-            "input_sqnr_db": min(
-                (moments[t].sqnr_db for t in _before(graph, tensor, moments)),
-                default=math.inf,
-            ),
-            "cosine": own.cosine,
-        }
-        for tensor, own in moments.items()
+        own.row(
+            tensor,
+            graph.producer(tensor).op,
+            [sums[t] for t in _before(graph, tensor, sums)],
+        )
+        for tensor, own in sums.items()
     ]
-    return sorted(rows, key=lambda row: row["sqnr_db"])
+    return [
+        {"layer": names(r.tensor), **dataclasses.asdict(r)}
+        for r in sorted(rows, key=lambda row: row.badness)
+    ]
 
 
 def compare_layers(
@@ -121,7 +124,8 @@ def _outputs(
         with tapped.unoptimised():
             values = function(*feeds)
         for parts, value in zip(collected, values, strict=True):
-            parts.append(value.numpy())
+            # Outputs without axes have one value a sample.
+            parts.append(np.atleast_1d(value.numpy()))
     return {
         port.name: np.concatenate(parts)
         for port, parts in zip(graph.outputs, collected, strict=True)
@@ -143,9 +147,34 @@ def _before(
             queue += graph.producer(source).inputs
 
 
-def _compare(reference: np.ndarray, output: np.ndarray) -> verify.Fidelity:
-    measured = verify.compare(reference, output)
-    if reference.dtype.kind == "f":
-        return measured
-    equal = float(np.mean(reference == output))
-    return dataclasses.replace(measured, top1_agreement=equal)
+def _compare(
+    reference: np.ndarray, output: np.ndarray, **known
+) -> verify.Fidelity:
+    if reference.shape != output.shape:
+        return verify.incomparable(known["kind"], known["samples"])
+    return verify.compare(reference, output, **known)
+
+
+def _file_steps(view: flatbuffer.Model) -> dict[str, float]:
+    """The step of each output's integer grid, where it has one, by name."""
+    steps = {}
+    for name, tensor in view.output_names().items():
+        op = view.producers.get(tensor.index)
+        if tensor.params is None and op and op.name == "DEQUANTIZE":
+            tensor = view.tensors[op.inputs[0]]
+        if tensor.params is not None:
+            steps[name] = float(np.max(tensor.params.scale))
+    return steps
+
+
+def _graph_steps(graph: ir.Graph) -> dict[str, float]:
+    """The same of a simulation, whose outputs FakeQuant rounds."""
+    steps = {}
+    for port in graph.outputs:
+        node = graph.producer(port.tensor)
+        if node.op == "FakeQuantWithMinMaxVars":
+            low, high = (graph.literal(t) for t in node.inputs[1:])
+            if low is not None and high is not None:
+                codes = 2 ** node.attr("num_bits", 8) - 1
+                steps[port.name] = float(high - low) / codes
+    return steps

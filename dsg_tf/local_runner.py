@@ -127,7 +127,8 @@ class LocalRunner:
             return None
         worker.peak_bytes = max(worker.peak_bytes, peak_bytes)
         process.stdin.close()
-        if code == 0 and worker.next_command < len(task.commands):
+        good = code in task.good
+        if good and worker.next_command < len(task.commands):
             worker.process = self._start(
                 task.commands[worker.next_command], worker.log
             )
@@ -137,7 +138,7 @@ class LocalRunner:
         self._workers.remove(worker)
         return runner.Outcome(
             task.key,
-            error_line(code, task.log) if code else None,
+            None if good else error_line(code, task.log),
             time.monotonic() - worker.start,
             worker.peak_bytes,
             {"host": platform.node()},

@@ -49,7 +49,8 @@ class Result:
       output: the integer .tflite, or the SavedModel of a simulation.
       run_folder: samples.npz, report.json and what else the run wrote.
       report: the report, as in report.json.
-      passed: whether the agreement reaches the config's `min_agreement`.
+      passed: whether nothing is doubtful and the config's `min_agreement` and
+        `min_sqnr_db` are reached; the report's `verdict` says why not.
     """
 
     output: pathlib.Path

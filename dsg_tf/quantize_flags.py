@@ -219,8 +219,15 @@ def _define_verification(values: flags.FlagValues) -> None:
     flags.DEFINE_float(
         "min_agreement",
         0.0,
-        "Least top-1 agreement with the float model, 0..1; below it the exit"
-        " code is 2.",
+        "Least agreement with the float model, 0..1: of classes top-1, else the"
+        " share of the variance explained; below it the exit code is 2.",
+        flag_values=values,
+    )
+    flags.DEFINE_float(
+        "min_sqnr_db",
+        None,
+        "Least SQNR of an output around its own mean, dB; below it (default:"
+        " below 10), as for other doubtful results, the exit code is 2.",
         flag_values=values,
     )
 
@@ -310,6 +317,7 @@ def pipeline_config(values: flags.FlagValues) -> config_lib.PipelineConfig:
         ),
         samples=values.samples,
         min_agreement=values.min_agreement,
+        min_sqnr_db=values.min_sqnr_db,
         resume=values.resume,
     )
 

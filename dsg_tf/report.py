@@ -15,13 +15,25 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dsg_tf
-from dsg_tf import bn_ranges, diversity, simulation
+from dsg_tf import bn_ranges, diversity, output_kinds, simulation
 from dsg_tf import config as config_lib
+from dsg_tf import verdict as verdict_lib
 
 # What becomes of a layer that no pass can treat.
 _INSTEAD = "weights rounded to nearest by the exporter, on their own scales"
 # Layers on the screen, worst first; report.json has all of them.
 _SHOWN_LAYERS = 5
+# Doubts, and notes, on the screen.
+_SHOWN_DOUBTS = 5
+# What an output's agreement is of, by its kind.
+_JUDGED_BY = {
+    output_kinds.Kind.PROBABILITIES: "top-1",
+    output_kinds.Kind.LOGITS: "top-1",
+    output_kinds.Kind.SIGMOIDS: "decisions",
+    output_kinds.Kind.VALUES: "variance",
+    output_kinds.Kind.WHOLE: "equality",
+    output_kinds.Kind.CONSTANT: "energy",
+}
 
 
 def build(
@@ -58,7 +70,12 @@ def build(
       seconds: wall seconds by stage.
     """
     is_path = isinstance(model, str | os.PathLike)
-    least = min((agreement(c) for c in outputs.values()), default=0.0)
+    verdict = verdict_lib.judge(
+        outputs,
+        layers,
+        min_agreement=config.min_agreement,
+        min_sqnr_db=config.min_sqnr_db,
+    )
     return {
         "dsg_tf": dsg_tf.__version__,
         "model": os.fspath(model) if is_path else type(model).__name__,
@@ -95,8 +112,9 @@ def build(
             {"operation": op, "tensor": tensor}
             for op, tensor in written.float_ops
         ],
-        "agreement": least,
-        "passed": least >= config.min_agreement,
+        "agreement": verdict.agreement,
+        "passed": verdict.passed,
+        "verdict": dataclasses.asdict(verdict),
         "outputs": {k: dataclasses.asdict(c) for k, c in outputs.items()},
         "layers": list(layers),
         "seconds": {**seconds, "total": round(sum(seconds.values()), 2)},
@@ -138,14 +156,6 @@ def _ranges(ranges: Mapping) -> dict:
     return table
 
 
-def agreement(comparison) -> float:
-    """One number from 0 to 1: top-1 agreement, or cosine without classes."""
-    if comparison.top1_agreement is not None:
-        return comparison.top1_agreement
-    cosine = comparison.cosine
-    return max(cosine, 0.0) if math.isfinite(cosine) else 0.0
-
-
 def to_json(report: Mapping) -> str:
     """Strict JSON: what is not finite becomes null."""
     return json.dumps(_finite(report), indent=2) + "\n"
@@ -156,11 +166,25 @@ def show(report: Mapping) -> None:
     from rich import console as rich_console
 
     console = rich_console.Console(highlight=False)
+    for line in opening(report):
+        console.print(line, markup=False, soft_wrap=True)
     console.print(_outputs_table(report))
     if report["layers"]:
         console.print(_layers_table(report))
     for line in summary(report):
         console.print(line, markup=False, soft_wrap=True)
+
+
+def opening(report: Mapping) -> list[str]:
+    """What must be read before the numbers: doubts, then what is left open."""
+    verdict = report["verdict"]
+    doubts, notes = verdict["doubts"], verdict["notes"]
+    lines = [f"doubtful: {text}" for text in doubts[:_SHOWN_DOUBTS]]
+    if len(doubts) > _SHOWN_DOUBTS:
+        lines.append(
+            f"doubtful: {len(doubts) - _SHOWN_DOUBTS} more (report.json)"
+        )
+    return lines + [f"note: {text}" for text in notes[:_SHOWN_DOUBTS]]
 
 
 def summary(report: Mapping) -> list[str]:
@@ -195,13 +219,13 @@ def summary(report: Mapping) -> list[str]:
     if report["float_operations"]:
         names = sorted({o["operation"] for o in report["float_operations"]})
         lines.append("still float: " + ", ".join(names))
-    minimum = report["config"]["min_agreement"]
-    if report["agreement"] < minimum:
+    verdict = report["verdict"]
+    reasons = list(verdict["missed"])
+    if verdict["doubts"]:
+        reasons.append("the result is doubtful, as said on top")
+    if reasons:
         worst = report["layers"][0]["layer"] if report["layers"] else "?"
-        lines.append(
-            f"agreement {report['agreement']:.3f} is below --min_agreement"
-            f" {minimum:g}; look at layer {worst} first"
-        )
+        lines.append(f"{'; '.join(reasons)}; look at layer {worst} first")
     return lines
 
 
@@ -229,18 +253,25 @@ def _outputs_table(report: Mapping):
         " samples not used for calibration"
     )
     table.add_column("output")
-    for heading in ("top-1 agreement", "SQNR dB", "cosine", "max error"):
+    table.add_column("judged by")
+    for heading in ("agreement", "SQNR dB", "worst channel", "max error"):
         table.add_column(heading, justify="right")
     for name, row in report["outputs"].items():
-        top1 = row["top1_agreement"]
         table.add_row(
             name,
-            "-" if top1 is None else f"{100 * top1:.1f} %",
-            f"{row['sqnr_db']:.1f}",
-            f"{row['cosine']:.4f}",
+            _JUDGED_BY[output_kinds.Kind(row["kind"])],
+            f"{100 * row['agreement']:.1f} %",
+            f"{row['sqnr_mean_db']:.1f}",
+            _worst_channel(row),
             f"{row['max_abs_error']:.3g}",
         )
     return table
+
+
+def _worst_channel(row: Mapping) -> str:
+    if row["worst_channel"] is None:
+        return "-"
+    return f"{row['worst_channel']}: {row['worst_channel_db']:.1f} dB"
 
 
 def _layers_table(report: Mapping):

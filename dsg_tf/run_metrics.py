@@ -15,15 +15,22 @@ def of_report(report: Mapping[str, Any]) -> dict[str, Any]:
 
     Returns:
       `agreement` with the float model on held-out samples, 0..1; `sqnr_db`,
-      the worst output's; `size_bytes`; `stage_seconds`; `seconds` of all.
+      the worst output's, None where it is not finite; `sqnr_mean_db`, around
+      its own mean; `doubts`, how many, `doubt_texts`, and `low_sqnr`, those of
+      them about `sqnr_mean_db`; `size_bytes`; `stage_seconds`; `seconds` of
+      all.
     """
-    ratios = [
-        output["sqnr_db"]
-        for output in report["outputs"].values()
-        if output["sqnr_db"] is not None
-    ]
+    outputs = report["outputs"].values()
+    ratios = [o["sqnr_db"] for o in outputs if o["sqnr_db"] is not None]
+    if not all(o.get("finite", True) for o in outputs):
+        ratios = []  # Minus infinity, which JSON does not have.
     stages = dict(report["seconds"])
+    verdict = report.get("verdict", {})
     return {
+        "doubts": len(verdict.get("doubts", ())),
+        "doubt_texts": list(verdict.get("doubts", ())),
+        "low_sqnr": list(verdict.get("low_sqnr", ())),
+        "sqnr_mean_db": verdict.get("sqnr_db"),
         "agreement": report["agreement"],
         "sqnr_db": min(ratios) if ratios else None,
         "size_bytes": report["size_bytes"]["integer"],

@@ -37,6 +37,8 @@ METRICS = (
     "same_class_percent",
     "agreement",
     "sqnr_db",
+    "sqnr_mean_db",
+    "doubts",
     "size_bytes",
     "peak_bytes",
     "seconds",
@@ -215,7 +217,7 @@ def _markdown(rows: Sequence[run_record.Row]) -> str:
         )
         groups.setdefault(group, []).append(line)
     heads = ["model", "method", "run", "data", *_MARKDOWN.values()]
-    heads += ["runs", "error"]
+    heads += ["runs", "doubtful", "error"]
     lines = [
         "| " + " | ".join(heads) + " |",
         "|" + " --- |" * len(heads),
@@ -226,6 +228,7 @@ def _markdown(rows: Sequence[run_record.Row]) -> str:
         cells = [*group, *(_spread(name, made) for name in _MARKDOWN)]
         done = sum(row["status"] == "done" for row in members)
         cells.append(f"{done} of {len(members)}")
+        cells.append(str(sum(bool(row["doubts"]) for row in made) or ""))
         cells.append(next((r["error"] for r in members if r["error"]), ""))
         cells = [cell.replace("|", "\\|") for cell in cells]
         lines.append("| " + " | ".join(cells) + " |")

@@ -20,11 +20,13 @@ class Task:
       commands: argument lists of `python -m`, e.g. ("dsg_tf.quantize",
         "--flagfile=run.flags").
       log: path of the file that takes what they print.
+      good: exit codes of success.
     """
 
     key: str
     commands: Sequence[Sequence[str]]
     log: str
+    good: tuple[int, ...] = (0,)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Outcome:
 
     Attributes:
       key: the task's.
-      error: one line; None where every command ended with exit code 0.
+      error: one line; None where every command succeeded.
       seconds: wall, of all commands.
       peak_bytes: the greatest resident memory of a command.
       details: what else the runner knows, for the record: `host`.

@@ -24,6 +24,9 @@ from dsg_tf import files, progress, run_metrics, run_record, runner, staging
 EVALUATIONS = ("float", "evaluate")
 # A disk, or a user's part of it.
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+# Of dsg_tf.quantize: done, and done with a doubtful result, which the batch
+# counts by itself.
+_GOOD = {"quantize": (0, 2)}
 # Seconds between looks at the runner, which bounds how late a bar moves.
 _POLL_S = 1.0
 
@@ -232,7 +235,12 @@ class Driver:
             self._lay_samples(run)
         self._before[run.key] = _mark(self._result(run))
         self._workers.submit(
-            runner.Task(run.key, run.commands, str(folder / "log.txt"))
+            runner.Task(
+                run.key,
+                run.commands,
+                str(folder / "log.txt"),
+                _GOOD.get(run.kind, (0,)),
+            )
         )
 
     def _lay_samples(self, run: Run) -> None:
@@ -353,5 +361,7 @@ def describe(row: run_record.Row) -> str:
         facts.append(fact)
     if "agreement" in row.metrics:
         facts.append(f"agreement {row.metrics['agreement']:.3f}")
+    if row.metrics.get("doubts"):
+        facts.append("doubtful")
     facts.append(f"{row.metrics['seconds']:.0f} s")
     return f"{row.status} {row.folder}: {', '.join(facts)}"

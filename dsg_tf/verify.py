@@ -10,29 +10,25 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+import zlib
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
+from dsg_tf import output_fidelity, output_spread
 from dsg_tf.tflite import flatbuffer, interpreter
 
+# Beside its inputs, a tensor this small is what float32 rounds: the mean of
+# what is centered, say.
+_ROUNDING = 1e-5
+# A constant that comes nearer than this is as good as what it stands for.
+_DEAD_DB = 10.0
 
-@dataclasses.dataclass(frozen=True)
-class Fidelity:
-    """How near one output comes to its reference.
-
-    Attributes:
-      sqnr_db: signal to quantization noise, dB; inf where equal.
-      cosine: cosine similarity of all values at once, -1..1.
-      top1_agreement: share of samples with the same best class, 0..1; None
-        for outputs that are not (N, classes > 1).
-      max_abs_error: greatest absolute difference, in the output's units.
-    """
-
-    sqnr_db: float
-    cosine: float
-    top1_agreement: float | None
-    max_abs_error: float
+# The door to all comparisons.
+Fidelity = output_fidelity.Fidelity
+Moments = output_spread.Moments
+compare = output_fidelity.compare
+incomparable = output_fidelity.incomparable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +42,10 @@ class LayerFidelity:
       input_sqnr_db: the least of the operation's inputs: where it is high and
         `sqnr_db` low, the loss happens here.
       cosine: as in `Fidelity`.
+      zero: whether the float values are all zero, or rounding beside the
+        operation's inputs: what is left of them then does not matter.
+      dead: whether the quantized values are the same for all samples and far
+        from the float ones, which are not.
     """
 
     tensor: str
@@ -53,88 +53,54 @@ class LayerFidelity:
     sqnr_db: float
     input_sqnr_db: float
     cosine: float
+    zero: bool = False
+    dead: bool = False
+
+    @property
+    def badness(self) -> float:
+        """The key by which the worst layer comes first, dB."""
+        if self.zero:
+            return math.inf
+        return min(self.sqnr_db, 0.0) if self.dead else self.sqnr_db
 
 
-class Moments:
-    """Sums from which SQNR and cosine follow; fed part by part."""
+class LayerSums:
+    """What a `LayerFidelity` follows from; fed part by part.
+
+    Attributes:
+      moments: of all values.
+    """
 
     def __init__(self):
-        self._reference = self._output = self._product = self._error = 0.0
-        self._finite = True
+        self.moments = output_spread.Moments()
+        self._seen: tuple[set[int], set[int]] = (set(), set())
 
     def update(self, reference: np.ndarray, output: np.ndarray) -> None:
-        """Takes in a part of both, of one shape.
+        """Takes in samples of both, (n, ...), of one shape."""
+        self.moments.update(reference, output)
+        for values, seen in zip((reference, output), self._seen, strict=True):
+            # Checksums: values would be as large as all activations.
+            if len(seen) < 2:
+                seen.update(
+                    zlib.crc32(np.ascontiguousarray(row)) for row in values
+                )
 
-        Raises:
-          ValueError: unlike shapes, or a reference that is not finite.
-        """
-        r = np.asarray(reference, np.float64)
-        q = np.asarray(output, np.float64)
-        if r.shape != q.shape:
-            raise ValueError(
-                f"shapes: got {q.shape}; expected the reference's {r.shape}"
-            )
-        if not np.isfinite(r).all():
-            raise ValueError("reference: got NaN or infinity")
-        if not np.isfinite(q).all():
-            self._finite = False
-            return
-        self._reference += float(np.sum(r * r))
-        self._output += float(np.sum(q * q))
-        self._product += float(np.sum(r * q))
-        self._error += float(np.sum((r - q) ** 2))
-
-    @property
-    def sqnr_db(self) -> float:
-        """10 log10(signal / noise), dB."""
-        if not self._finite:
-            return -math.inf
-        if self._error == 0:
-            return math.inf
-        if self._reference == 0:
-            return -math.inf
-        return 10 * math.log10(self._reference / self._error)
-
-    @property
-    def cosine(self) -> float:
-        """Cosine similarity; two zero vectors are alike."""
-        if not self._finite:
-            return -1.0
-        norm = math.sqrt(self._reference) * math.sqrt(self._output)
-        if norm == 0:
-            return 1.0 if self._reference == self._output else 0.0
-        return max(-1.0, min(1.0, self._product / norm))
-
-
-def compare(reference: np.ndarray, output: np.ndarray) -> Fidelity:
-    """Compares an output with its reference.
-
-    Args:
-      reference: (N, ...) of the float model, finite.
-      output: (N, ...) of the quantized model, dequantized.
-
-    Returns:
-      The measures.
-
-    Raises:
-      ValueError: unlike shapes, or a reference that is not finite.
-
-    Example:
-      >>> f = compare(np.array([[3.0, 4.0]]), np.array([[3.0, 3.5]]))
-      >>> round(f.sqnr_db, 2), f.top1_agreement, f.max_abs_error
-      (20.0, 1.0, 0.5)
-    """
-    moments = Moments()
-    moments.update(reference, output)
-    r = np.asarray(reference, np.float64)
-    q = np.asarray(output, np.float64)
-    finite = np.isfinite(q)
-    error = np.abs(r - q).max(initial=0.0) if finite.all() else math.inf
-    agreement = None
-    if r.ndim == 2 and r.shape[0] and r.shape[1] > 1:
-        same = r.argmax(axis=1) == q.argmax(axis=1)
-        agreement = float(np.mean(same & finite.all(axis=1)))
-    return Fidelity(moments.sqnr_db, moments.cosine, agreement, float(error))
+    def row(
+        self, tensor: str, op: str, inputs: Iterable[LayerSums]
+    ) -> LayerFidelity:
+        """The row of a tensor, made by `op` from the inputs."""
+        before = [sums.moments for sums in inputs]
+        own, (moved, followed) = self.moments, map(len, self._seen)
+        size = max((m.reference_size for m in before), default=0.0)
+        return LayerFidelity(
+            tensor=tensor,
+            op=op,
+            sqnr_db=own.sqnr_db,
+            input_sqnr_db=min((m.sqnr_db for m in before), default=math.inf),
+            cosine=own.cosine,
+            zero=own.reference_size <= _ROUNDING * size,
+            dead=followed == 1 < moved and own.sqnr_db < _DEAD_DB,
+        )
 
 
 def per_layer(
@@ -161,7 +127,7 @@ def per_layer(
     reference = interpreter.Interpreter(float_tflite, all_tensors=True)
     quantized = interpreter.Interpreter(quantized_tflite, all_tensors=True)
     pairs = _pairs(reference.view, quantized.view)
-    moments = {name: Moments() for name in pairs}
+    sums = {name: LayerSums() for name in pairs}
     total = interpreter.num_samples(reference.view, samples)
     for done, sample in enumerate(
         interpreter.iterate(reference.view, samples), start=1
@@ -169,11 +135,12 @@ def per_layer(
         reference.invoke(sample)
         quantized.invoke(sample)
         for name, (left, right) in pairs.items():
-            moments[name].update(reference.tensor(left), quantized.real(right))
+            r, q = reference.tensor(left), quantized.real(right)
+            sums[name].update(r[np.newaxis], q[np.newaxis])
         if progress is not None:
             progress(done, total)
-    rows = _rows(reference.view, moments)
-    return sorted(rows, key=lambda row: row.sqnr_db)
+    rows = _rows(reference.view, sums)
+    return sorted(rows, key=lambda row: row.badness)
 
 
 def _pairs(
@@ -198,25 +165,17 @@ def _pairs(
 
 
 def _rows(
-    view: flatbuffer.Model, moments: Mapping[str, Moments]
+    view: flatbuffer.Model, sums: Mapping[str, LayerSums]
 ) -> list[LayerFidelity]:
     rows = []
-    for name, own in moments.items():
+    for name, own in sums.items():
         op = view.producers.get(view.by_name[name].index)
         before = [
-            moments[view.tensors[i].name].sqnr_db
+            sums[view.tensors[i].name]
             for i in (op.inputs if op else ())
-            if i >= 0 and view.tensors[i].name in moments
+            if i >= 0 and view.tensors[i].name in sums
         ]
-        rows.append(
-            LayerFidelity(
-                tensor=name,
-                op=op.name if op else "INPUT",
-                sqnr_db=own.sqnr_db,
-                input_sqnr_db=min(before, default=math.inf),
-                cosine=own.cosine,
-            )
-        )
+        rows.append(own.row(name, op.name if op else "INPUT", before))
     return rows
 
 

@@ -9,11 +9,13 @@ those below, never in a circle:
      image_archives, memory, needs; of commands stages, signals, streams,
      endings, flagfiles; of batches grid, fingerprints, run_record, run_table,
      run_metrics, runner, local_runner, schedule: no TensorFlow
-  1  arithmetic and graphs: uniform, observers, graph/*; tflite.flatbuffer,
-     which reads and writes the file format and knows nothing else
+  1  arithmetic and graphs: uniform, observers, output_spread and output_pair,
+     graph/*; tflite.flatbuffer, which reads and writes the file format and
+     knows nothing else
   2  what a graph tells: bn_*, input_domain, classifier_head,
-     quantization_points with fused_*, ...; and tflite.interpreter, which
-     runs files and so serves calibration above it, with its rehearsal
+     quantization_points with fused_*, output_kinds with output_fidelity and
+     verdict, ...; and tflite.interpreter, which runs files and so serves
+     calibration above it, with its rehearsal
   3  synthesis/*, calibration, source_model: from here on Keras; transforms/*,
      of which none imports another (the report's type aside); sample_moments,
      diversity
@@ -46,11 +48,13 @@ _LEVELS = (
     " schedule needs array_files disk_space overlaps run_folders sample_journal"
     " sample_values"
     " staging",
-    "uniform observers weight_scales graph.* tflite.flatbuffer",
+    "uniform observers weight_scales output_spread output_pair graph.*"
+    " tflite.flatbuffer",
     "bn_statistics bn_patterns other_norms input_domain domain_fit"
     " preprocessing classifier_head tflite.interpreter rehearsal"
     " quantization_points fused_chains fused_patterns linear_layers"
-    " layer_edits channel_paths channel_statistics layer_rows learned_rounding",
+    " layer_edits channel_paths channel_statistics layer_rows learned_rounding"
+    " output_kinds output_fidelity verdict",
     "synthesis.* calibration source_model transforms.* classifiers"
     " sample_moments diversity",
     "tflite.* verify report fidelity sampling bn_ranges passes simulation"

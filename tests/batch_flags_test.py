@@ -22,7 +22,8 @@ def test_every_flag_is_in_one_group_of_the_help_but_that_of_model_files():
 
 def test_every_flag_of_quantize_is_an_axis_or_passed_on_or_the_batchs_own():
     theirs = set(quantize_flags.own_values())
-    own = {"saved_model", "samples", "output", "resume", "min_agreement"}
+    own = {"saved_model", "samples", "output", "resume"}
+    own |= {"min_agreement", "min_sqnr_db"}
     parts = [set(batch_flags.AXES) - {"bits"}, set(batch_flags.PASSED_ON), own]
     assert set().union(*parts) == theirs
     assert sum(map(len, parts)) == len(theirs)

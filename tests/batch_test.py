@@ -152,6 +152,42 @@ def test_agreement_is_judged_of_what_is_done(
     ]
 
 
+def _judged(folder: str, **metrics) -> run_record.Row:
+    now = run_record.now()
+    return run_record.Row(
+        folder, "quantize", folder, "done", {}, metrics, None, "here", now
+    )
+
+
+_DOUBTFUL = _judged(
+    "dead",
+    agreement=1.0,
+    sqnr_mean_db=3.0,
+    doubts=2,
+    doubt_texts=["constant", "3.0 dB"],
+    low_sqnr=["3.0 dB"],
+)
+
+
+def test_doubtful_runs_are_below_whatever_they_agree():
+    rows = [_judged("old", agreement=0.5), _DOUBTFUL]
+    assert batch._below(rows, 0.0, None) == [
+        "dead: doubtful: constant",
+        "dead: doubtful: 3.0 dB",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("least", "last"),
+    [(2.0, []), (4.0, ["dead: SQNR 3.0 dB is below --min_sqnr_db 4"])],
+)
+def test_threshold_of_a_batch_takes_the_place_of_the_runs_own(least, last):
+    assert batch._below([_DOUBTFUL], 0.0, least) == [
+        "dead: doubtful: constant",
+        *last,
+    ]
+
+
 def _planned_run(key: str, kind: str, *needs: str) -> schedule.Run:
     return schedule.Run(key, kind, f"net/{key}", {}, key, [], needs=needs)
 

@@ -21,3 +21,7 @@ def test_memory_is_not_that_of_the_process_that_measures():
 def test_a_command_that_fails_is_no_measurement():
     with pytest.raises(subprocess.CalledProcessError):
         command.run([sys.executable, "-c", "raise SystemExit(3)"])
+    two = [sys.executable, "-c", "raise SystemExit(2)"]
+    with pytest.raises(subprocess.CalledProcessError):
+        command.run(two)
+    assert command.run(two, good=(0, 2)).seconds > 0

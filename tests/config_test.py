@@ -16,6 +16,8 @@ _FAULTS = [
     ("--resume", {"resume": "no"}, "True or False"),
     ("--min_agreement", {"min_agreement": 1.5}, "from 0 to 1"),
     ("--min_agreement", {"min_agreement": math.nan}, "from 0 to 1"),
+    ("--min_sqnr_db", {"min_sqnr_db": -1.0}, "finite number >= 0"),
+    ("--min_sqnr_db", {"min_sqnr_db": math.inf}, "finite number >= 0"),
     ("--allow_unsafe_ops", {"allow_unsafe_ops": 1}, "True or False"),
     ("--input_range", {"input_range": (1.0, -1.0)}, "the smaller first"),
     ("--input_range", {"input_range": (0.0, math.inf)}, "finite"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -53,6 +54,21 @@ def test_failure_ends_a_task_and_says_its_last_line(tmp_path):
     errors = {outcome.key: outcome.error for outcome in outcomes}
     assert errors == {"bad": "ValueError: bad news", "good": None}
     assert "\ngood\n" not in (tmp_path / "bad.txt").read_text()
+
+
+def test_exit_codes_that_are_good_are_no_failure(tmp_path):
+    two = ("json.tool", "--no-such-flag")  # Exit code 2.
+    tasks = [
+        _task(tmp_path, "bad", two),
+        dataclasses.replace(_task(tmp_path, "good", two), good=(0, 2)),
+    ]
+    errors = {}
+    for task in tasks:
+        workers = local_runner.LocalRunner(1)
+        workers.submit(task)
+        errors |= {o.key: o.error for o in _collect(workers)}
+    assert errors["good"] is None
+    assert errors["bad"]
 
 
 def test_no_more_tasks_than_jobs_are_free(tmp_path):

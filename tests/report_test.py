@@ -30,11 +30,15 @@ def _fidelity(**changes) -> verify.Fidelity:
         "cosine": 0.99,
         "top1_agreement": 0.9,
         "max_abs_error": 0.1,
+        "kind": "logits",
+        "agreement": 0.9,
+        "sqnr_mean_db": 29.0,
+        "samples": 16,
     }
     return verify.Fidelity(**{**fields, **changes})
 
 
-def _report(*, agreement=0.9, minimum=0.0, float_operations=(), layers=None):
+def _report(*, float_operations=(), layers=None, **verdict):
     if layers is None:
         layers = [
             {"layer": name, "op": "CONV_2D", "sqnr_db": 20.0, "cosine": 0.99}
@@ -42,7 +46,6 @@ def _report(*, agreement=0.9, minimum=0.0, float_operations=(), layers=None):
         ]
     return {
         "output": "net.tflite",
-        "config": {"min_agreement": minimum},
         "samples": {"verified": 16},
         "size_bytes": {"float": 4000, "integer": 1200},
         "seconds": {"total": 12.3},
@@ -52,37 +55,23 @@ def _report(*, agreement=0.9, minimum=0.0, float_operations=(), layers=None):
         "passes": [],
         "untreated_layers": [],
         "ranges": {},
-        "agreement": agreement,
+        "verdict": {"doubts": (), "notes": (), "missed": (), **verdict},
         "layers": layers,
         "outputs": {
-            "scores": {
-                "top1_agreement": agreement,
-                "sqnr_db": 30.0,
-                "cosine": 0.99,
-                "max_abs_error": 0.1,
-            },
-            "boxes[0]": {
-                "top1_agreement": None,
-                "sqnr_db": math.inf,
-                "cosine": 1.0,
-                "max_abs_error": 0.0,
-            },
+            "scores": dataclasses.asdict(_fidelity()),
+            "boxes[0]": dataclasses.asdict(
+                _fidelity(
+                    kind="values",
+                    top1_agreement=None,
+                    agreement=0.5,
+                    sqnr_mean_db=math.inf,
+                    worst_channel=3,
+                    worst_channel_db=12.25,
+                    median_channel_db=20.0,
+                )
+            ),
         },
     }
-
-
-def test_agreement_is_top1_where_there_are_classes():
-    assert report.agreement(_fidelity(top1_agreement=0.25)) == 0.25
-    assert report.agreement(_fidelity(top1_agreement=0.0, cosine=0.9)) == 0
-
-
-@pytest.mark.parametrize(
-    ("cosine", "expected"),
-    [(0.7, 0.7), (-0.5, 0.0), (math.nan, 0.0), (-math.inf, 0.0)],
-)
-def test_agreement_without_classes_is_cosine_from_zero_up(cosine, expected):
-    measured = _fidelity(top1_agreement=None, cosine=cosine)
-    assert report.agreement(measured) == expected
 
 
 def test_json_is_strict():
@@ -123,21 +112,31 @@ def test_summary_lists_what_stays_float_once_and_sorted():
 
 
 def test_summary_below_the_threshold_names_the_worst_layer():
-    line = report.summary(_report(agreement=0.5, minimum=0.8))[-1]
-    assert line == (
-        "agreement 0.500 is below --min_agreement 0.8; look at layer worst"
-        " first"
-    )
-    assert "below" not in " ".join(
-        report.summary(_report(agreement=0.8, minimum=0.8))
-    )
+    line = report.summary(_report(missed=("agreement 0.5 is below 0.8",)))[-1]
+    assert line == "agreement 0.5 is below 0.8; look at layer worst first"
+    assert "look at" not in " ".join(report.summary(_report()))
+
+
+def test_doubts_are_told_first_and_last_and_notes_after_them(capsys):
+    doubts = tuple(f"[d] {k}" for k in range(7))
+    report.show(_report(doubts=doubts, notes=("one class",)))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:5] == [f"doubtful: [d] {k}" for k in range(5)]
+    assert lines[5] == "doubtful: 2 more (report.json)"
+    assert lines[6] == "note: one class"
+    assert "Against the float model" in lines[7]
+    assert "doubtful, as said on top; look at layer worst first" in lines[-1]
 
 
 def test_screen_shows_outputs_and_the_worst_layers(capsys):
     report.show(_report())
     shown = capsys.readouterr().out
-    for word in ("scores", "boxes[0]", "90.0 %", "30.0", "worst", "CONV_2D"):
+    for word in ("scores", "boxes[0]", "90.0 %", "29.0", "worst", "CONV_2D"):
         assert word in shown
+    # Each output by what it is judged, and where it is worst.
+    for word in ("top-1", "variance", "50.0 %", "3: 12.2 dB"):
+        assert word in shown
+    assert max(map(len, shown.splitlines())) <= 80
     assert "best" not in shown  # The sixth layer of five.
 
 
@@ -198,7 +197,7 @@ def _build(**changes):
             ranges=_RANGES,
             unmatched=("scaled",),
         ),
-        "outputs": {"a": _fidelity(), "b": _fidelity(top1_agreement=0.6)},
+        "outputs": {"a": _fidelity(), "b": _fidelity(agreement=0.6)},
         "layers": [],
         "seconds": {"load": 1.25, "samples": 2.5},
     }
@@ -272,9 +271,18 @@ def test_least_output_decides():
     built = _build()
     assert built["agreement"] == 0.6
     assert built["passed"]
-    worse = _build(outputs={"a": _fidelity(top1_agreement=0.4)})
+    worse = _build(outputs={"a": _fidelity(agreement=0.4)})
     assert not worse["passed"]
-    assert _build(outputs={"a": _fidelity(top1_agreement=0.5)})["passed"]
+    assert _build(outputs={"a": _fidelity(agreement=0.5)})["passed"]
+
+
+def test_verdict_survives_what_json_has_no_number_for():
+    dead = _fidelity(sqnr_db=-math.inf, sqnr_mean_db=-math.inf, finite=False)
+    built = json.loads(report.to_json(_build(outputs={"a": dead})))
+    assert not built["passed"]
+    assert not built["verdict"]["passed"]
+    assert built["verdict"]["doubts"] == ["output 'a' has NaN or infinity"]
+    assert built["verdict"]["sqnr_db"] is None
 
 
 def test_live_model_is_named_by_its_type():

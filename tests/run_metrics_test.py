@@ -12,6 +12,7 @@ def test_report_gives_the_worst_output_and_the_seconds_by_stage():
             "b": {"sqnr_db": 12.5},
             "c": {"sqnr_db": None},
         },
+        "verdict": {"doubts": ["a", "b"], "low_sqnr": ["b"], "sqnr_db": 9.5},
         "agreement": 0.9,
         "size_bytes": {"float": 400, "integer": 100},
         "seconds": {"load": 1.0, "export": 2.0, "total": 3.0},
@@ -19,10 +20,29 @@ def test_report_gives_the_worst_output_and_the_seconds_by_stage():
     assert run_metrics.of_report(report) == {
         "agreement": 0.9,
         "sqnr_db": 12.5,
+        "sqnr_mean_db": 9.5,
+        "doubts": 2,
+        "doubt_texts": ["a", "b"],
+        "low_sqnr": ["b"],
         "size_bytes": 100,
         "seconds": 3.0,
         "stage_seconds": {"load": 1.0, "export": 2.0},
     }
+
+
+def test_infinite_noise_is_no_number_and_old_reports_have_no_verdict():
+    report = {
+        "outputs": {
+            "a": {"sqnr_db": 30.0, "finite": True},
+            "b": {"sqnr_db": None, "finite": False},
+        },
+        "agreement": 0.9,
+        "size_bytes": {"float": 400, "integer": 100},
+        "seconds": {},
+    }
+    found = run_metrics.of_report(report)
+    assert found["sqnr_db"] is None
+    assert (found["doubts"], found["sqnr_mean_db"]) == (0, None)
 
 
 def _evaluation(classes: list[int], percent: float) -> dict:

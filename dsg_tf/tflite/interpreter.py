@@ -117,7 +117,8 @@ class Interpreter:
         for sample in iterate(self.view, samples):
             self.invoke(sample)
             for name, tensor in self.view.output_names().items():
-                collected[name].append(self.real(tensor))
+                # A scalar has one value a sample.
+                collected[name].append(np.atleast_1d(self.real(tensor)))
         return {
             name: np.concatenate(values) for name, values in collected.items()
         }
