@@ -1,0 +1,3 @@
+"""x"""
+def all_cases():
+    return []
