@@ -162,9 +162,7 @@ def _run(
     made = scratch / "originals"
     originals.make(made)
     print(f"originals made in {time.monotonic() - start:.0f} s", flush=True)
-    tried = trial.Trial(
-        scratch, made / "work", seed=_FLAGS.seed, keep=keep
-    )
+    tried = trial.Trial(scratch, made / "work", seed=_FLAGS.seed, keep=keep)
     outcomes = []
     repeat = f"python -m tools.faults --seed={_FLAGS.seed} --case="
     with table.Progress(len(chosen), repeat) as shown:

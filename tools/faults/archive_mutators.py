@@ -35,7 +35,9 @@ _HEADERS = (
 )
 
 
-def npy(header: str, data: bytes, *, version: tuple[int, int] = (1, 0)) -> bytes:
+def npy(
+    header: str, data: bytes, *, version: tuple[int, int] = (1, 0)
+) -> bytes:
     """A .npy file of a header as it is given.
 
     Example:
@@ -63,7 +65,8 @@ def with_header(array: np.ndarray, rng: np.random.Generator) -> bytes:
         parts["descr"] = _pick(_DTYPES, rng)
     elif how == 3:
         return npy(_pick(_HEADERS, rng), data)
-    header = "{%s}" % ", ".join(f"'{k}': {v}" for k, v in parts.items())
+    fields = ", ".join(f"'{name}': {text}" for name, text in parts.items())
+    header = f"{{{fields}}}"
     header = header.replace("2**40", str(2**40)).replace("10**", "1" + "0" * 8)
     if how == 4:
         version = _pick(((0, 0), (1, 1), (9, 9), (255, 255), (3, 0)), rng)

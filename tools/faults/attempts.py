@@ -38,11 +38,14 @@ class Attempt:
     check: Callable[[pathlib.Path], Sequence[str]] | None = None
 
     def __call__(self, bench: cases.Bench) -> list[str]:
-        argv = self._prepared(bench)
+        return self.run(bench, self.prepared(bench))
+
+    def run(self, bench: cases.Bench, argv: Sequence[str]) -> list[str]:
+        """Runs the command on what is prepared; returns what is wrong."""
         before = verdict.snapshot(bench.work)
-        ended = processes.command(
-            self.command, argv, folder=bench.folder
-        ).wait(self.limit_s)
+        ended = processes.command(self.command, argv, folder=bench.folder).wait(
+            self.limit_s
+        )
         after = verdict.snapshot(bench.work)
         findings = verdict.of_process(ended, allowed=self.allowed)
         findings += verdict.of_files(
@@ -53,7 +56,8 @@ class Attempt:
             findings += in_child(self.check, bench)
         return findings
 
-    def _prepared(self, bench: cases.Bench) -> list[str]:
+    def prepared(self, bench: cases.Bench) -> list[str]:
+        """Makes the inputs; returns the command's flags."""
         path = bench.folder / _ARGV
 
         def body() -> None:
@@ -80,19 +84,20 @@ def in_child(
 
 
 def _elsewhere(folder: pathlib.Path, *, killed: bool) -> list[str]:
-    """Files in HOME or TMPDIR, and sentinels anywhere in the case's folder."""
+    """Files in TMPDIR, and sentinels anywhere in the case's folder.
+
+    HOME is for the caches of libraries.
+    """
     findings = []
     everything = verdict.snapshot(folder)
-    outside = [
-        p
-        for p in everything
-        if p.startswith(("tmp/", "home/")) and not p.startswith("home/.keras")
-    ]
+    outside = [path for path in everything if path.startswith("tmp/")]
     # A process that is killed cannot clean up; that is counted already.
     if outside and not killed:
         findings.append(f"left: {', '.join(outside[:3])}")
     found = [
-        p for p in everything if verdict.SENTINEL in pathlib.Path(p).name
+        p
+        for p in everything
+        if verdict.SENTINEL in pathlib.Path(p).name
         and not p.startswith("work/")
     ]
     if found:

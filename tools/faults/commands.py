@@ -11,6 +11,13 @@ import numpy as np
 from tools.faults import originals
 
 TFLITE = "out.tflite"
+# Flags of a batch of one quick run a model.
+BATCH = (
+    "--method=noise",
+    "--num_samples=4",
+    "--verify_samples=2",
+    "--recipe=fast",
+)
 # How each command is given a model, by its name.
 MODEL_COMMANDS = ("quantize", "evaluate", "synthetic_samples", "figures")
 

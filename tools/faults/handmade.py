@@ -1,3 +1,5 @@
 """x"""
+
+
 def all_cases():
     return []

@@ -179,6 +179,8 @@ def command(
 
 def _exit_code(module: str) -> int:
     """Runs a module as `python -m` does; returns the exit code."""
+    # Where `python -m` begins to look for modules.
+    sys.path.insert(0, os.getcwd())
     try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
     except SystemExit as stop:

@@ -76,8 +76,10 @@ def _change_list(value: Any, field: Any, rng: np.random.Generator) -> None:
     elif how == 2:
         items = [value[i] for i in rng.permutation(len(value))]
         if field.message_type is not None:
-            copies = [type(item).FromString(item.SerializeToString())
-                      for item in items]
+            copies = [
+                type(item).FromString(item.SerializeToString())
+                for item in items
+            ]
         else:
             copies = items
         del value[:]

@@ -49,7 +49,9 @@ def by_finding(outcomes: Sequence[cases.Outcome]) -> str:
     """How many cases have a finding of each sort, and examples: Markdown."""
     names: dict[str, list[str]] = collections.defaultdict(list)
     for outcome in outcomes:
-        for sort in dict.fromkeys(f.partition(":")[0] for f in outcome.findings):
+        for sort in dict.fromkeys(
+            f.partition(":")[0] for f in outcome.findings
+        ):
             names[sort].append(outcome.name)
     lines = [("what is wrong", "cases", "e.g."), ("---",) * 3]
     lines += [
@@ -90,11 +92,14 @@ class Progress:
         """Counts a case; says what is wrong with it."""
         text = rich.markup.escape
         if outcome.skipped:
-            self._bar.print(f"skipped {text(outcome.name)}: "
-                            f"{text(outcome.skipped)}")
+            self._bar.print(
+                f"skipped {text(outcome.name)}: {text(outcome.skipped)}"
+            )
         elif outcome.findings:
-            self._bar.print(f"[red]failed[/] {text(outcome.name)}: "
-                            f"{text('; '.join(outcome.findings))}")
+            self._bar.print(
+                f"[red]failed[/] {text(outcome.name)}: "
+                f"{text('; '.join(outcome.findings))}"
+            )
             self._bar.print(f"  {text(self._repeat + outcome.name)}")
         self._bar.advance(self._task)
         self._bar.refresh()

@@ -82,8 +82,9 @@ def of_process(
             f" {', '.join(map(str, allowed))}{_last(ended.stderr)}"
         )
     if _TRACEBACK.search(ended.stderr) or _TRACEBACK.search(ended.stdout):
-        findings.append(f"traceback: exit code {ended.code}"
-                        f"{_last(ended.stderr)}")
+        findings.append(
+            f"traceback: exit code {ended.code}{_last(ended.stderr)}"
+        )
     elif ended.code == 1 and not ended.stopped:
         findings += _of_line(ended.stderr)
     if ended.orphans:
