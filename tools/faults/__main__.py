@@ -22,11 +22,14 @@ from absl import flags
 from dsg_tf import cli, errors, local_runner
 from tools.faults import (
     cases,
+    disks,
     handmade,
     hostile,
+    kills,
     malformed,
     originals,
     processes,
+    signals,
     table,
     trial,
 )
@@ -37,13 +40,16 @@ Tries malformed, hostile and unlucky inputs on every command of dsg_tf.
   python -m tools.faults [--suite=malformed,hostile] [--seed=0] [--limit=20]
 """
 
-SUITES: dict[str, Callable[[], list[cases.Case]]] = {
-    "malformed": lambda: malformed.all_cases() + handmade.all_cases(),
-    "hostile": hostile.all_cases,
+# By name; each gets the number of kills.
+SUITES: dict[str, Callable[[int], list[cases.Case]]] = {
+    "malformed": lambda _: malformed.all_cases() + handmade.all_cases(),
+    "hostile": lambda _: hostile.all_cases(),
+    "kills": kills.all_cases,
+    "disks": lambda _: disks.all_cases() + signals.all_cases(),
 }
 
 GROUPS = {
-    "What": ("suite", "case", "limit", "seed"),
+    "What": ("suite", "case", "limit", "kills", "seed"),
     "How": ("jobs", "scratch", "keep"),
 }
 
@@ -67,6 +73,13 @@ def _define(values: flags.FlagValues) -> None:
         "limit",
         None,
         "At most this many cases, spread evenly over those chosen.",
+        lower_bound=1,
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "kills",
+        kills.COUNT,
+        "How often a batch, and how often a run, is killed.",
         lower_bound=1,
         flag_values=values,
     )
@@ -99,7 +112,11 @@ _define(_FLAGS)
 
 
 def choose(
-    suites: Sequence[str], *, prefix: str = "", limit: int | None = None
+    suites: Sequence[str],
+    *,
+    prefix: str = "",
+    limit: int | None = None,
+    killed: int = kills.COUNT,
 ) -> list[cases.Case]:
     """The cases that are asked for.
 
@@ -107,6 +124,7 @@ def choose(
       suites: names of `SUITES`.
       prefix: of the names of the cases.
       limit: at most so many, spread evenly.
+      killed: how often a batch, and how often a run, is killed.
 
     Raises:
       errors.UserError: there is no such suite, or no such case.
@@ -118,7 +136,7 @@ def choose(
             got=", ".join(unknown) or "nothing",
             expected=", ".join(SUITES),
         )
-    found = [case for name in suites for case in SUITES[name]()]
+    found = [case for name in suites for case in SUITES[name](killed)]
     found = [case for case in found if case.name.startswith(prefix)]
     if not found:
         raise errors.UserError(
@@ -133,7 +151,12 @@ def choose(
 
 def main() -> int:
     """Runs the cases that the flags ask for."""
-    chosen = choose(_FLAGS.suite, prefix=_FLAGS.case, limit=_FLAGS.limit)
+    chosen = choose(
+        _FLAGS.suite,
+        prefix=_FLAGS.case,
+        limit=_FLAGS.limit,
+        killed=_FLAGS.kills,
+    )
     parent = _FLAGS.scratch or None
     if parent:
         os.makedirs(parent, exist_ok=True)

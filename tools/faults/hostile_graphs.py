@@ -14,7 +14,7 @@ _PATH = "evil"
 def _load(work: pathlib.Path) -> None:
     import tensorflow as tf
 
-    tf.saved_model.load(str(work / _PATH))
+    tf.saved_model.load(str(work / _PATH), tags=["serve"])
 
 
 def _serve(work: pathlib.Path) -> None:
@@ -311,7 +311,8 @@ def _old(place: str, effect: Callable | None = None):
             image = v1.placeholder(tf.float32, (None, *originals.SHAPE))
             kernel = v1.get_variable("kernel", (192, originals.CLASSES))
             scores = tf.nn.softmax(tf.reshape(image, (-1, 192)) @ kernel)
-            write = (effect or _write)(tf, image, sentinel=sentinel)
+            fed = image if place == "signature" else tf.zeros((1, 8, 8, 3))
+            write = (effect or _write)(tf, fed, sentinel=sentinel)
             if place == "signature":
                 with tf.control_dependencies([write]):
                     scores = tf.identity(scores)

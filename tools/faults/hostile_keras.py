@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import copy
 import json
 import marshal
 import os
 import pathlib
 import shutil
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -22,26 +24,16 @@ _FUNCTION = {"class_name": "function", "registered_name": "function"}
 Change = Callable[[dict[str, Any], str], None]
 
 
-def _keras3(work: pathlib.Path) -> None:
+def _unguarded(work: pathlib.Path) -> None:
+    """Loads a file by Keras 3 and by tf_keras, whatever either says."""
     import keras
-
-    path = next(work / n for n in (_KERAS, _HDF5) if (work / n).exists())
-    _importable(work)
-    keras.models.load_model(path, compile=False, safe_mode=False)
-
-
-def _keras2(work: pathlib.Path) -> None:
     import tf_keras
 
     path = next(work / n for n in (_KERAS, _HDF5) if (work / n).exists())
-    _importable(work)
-    tf_keras.models.load_model(path, compile=False, safe_mode=False)
-
-
-def _importable(work: pathlib.Path) -> None:
-    import sys
-
     sys.path.insert(0, str(work))
+    for library in (keras, tf_keras):
+        with contextlib.suppress(Exception):
+            library.models.load_model(path, compile=False, safe_mode=False)
 
 
 def _payload(bench: cases.Bench, sentinel: str) -> None:
@@ -399,13 +391,13 @@ _GET_FILE = {
 }
 
 PLOTS = (
-    plots.Plot("lambda_keras", "Keras", _archive(_lambda), _keras3),
+    plots.Plot("lambda_keras", "Keras", _archive(_lambda), _unguarded),
+    plots.Plot("lambda_folder", "Keras", _archive(_lambda, folder=True)),
+    plots.Plot("lambda_nested", "Keras", _archive(_nested_lambda), _unguarded),
     plots.Plot(
-        "lambda_folder", "Keras", _archive(_lambda, folder=True), _keras3
+        "lambda_h5", "Keras", _file(_lambda, originals.HDF5), _unguarded
     ),
-    plots.Plot("lambda_nested", "Keras", _archive(_nested_lambda), _keras3),
-    plots.Plot("lambda_h5", "Keras", _file(_lambda, originals.HDF5), _keras3),
-    plots.Plot("enabled_first", "Keras", _archive(_enabled_first), _keras3),
+    plots.Plot("enabled_first", "Keras", _archive(_enabled_first)),
     plots.Plot(
         "get_file",
         "Keras",
@@ -417,57 +409,60 @@ PLOTS = (
         _archive(_function("keras.utils", "save_img", path="SENTINEL.png")),
     ),
     plots.Plot(
-        "module_function", "Keras", _archive(_function(_MODULE, "run")), _keras3
+        "module_function",
+        "Keras",
+        _archive(_function(_MODULE, "run")),
+        _unguarded,
     ),
     plots.Plot("os_function", "Keras", _archive(_function("os", "system"))),
     plots.Plot(
         "module_activation",
         "Keras",
         _archive(_activation(_MODULE, "run")),
-        _keras3,
+        _unguarded,
     ),
     plots.Plot(
         "module_initializer",
         "Keras",
         _archive(_object("Dense", "kernel_initializer")),
-        _keras3,
+        _unguarded,
     ),
     plots.Plot(
         "module_regularizer",
         "Keras",
         _archive(_object("Conv2D", "kernel_regularizer")),
-        _keras3,
+        _unguarded,
     ),
     plots.Plot(
         "module_constraint",
         "Keras",
         _archive(_object("BatchNormalization", "beta_constraint")),
-        _keras3,
+        _unguarded,
     ),
     plots.Plot(
-        "module_dtype", "Keras", _archive(_object("ReLU", "dtype")), _keras3
+        "module_dtype", "Keras", _archive(_object("ReLU", "dtype")), _unguarded
     ),
-    plots.Plot("module_class", "Keras", _archive(_class), _keras3),
-    plots.Plot("module_model", "Keras", _archive(_whole_class), _keras3),
+    plots.Plot("module_class", "Keras", _archive(_class), _unguarded),
+    plots.Plot("module_model", "Keras", _archive(_whole_class), _unguarded),
     plots.Plot(
         "bytecode_activation",
         "Keras",
         _archive(_bytecode_in("Dense", "activation")),
-        _keras3,
+        _unguarded,
     ),
     plots.Plot(
         "bytecode_initializer",
         "Keras",
         _archive(_bytecode_in("Dense", "bias_initializer")),
     ),
-    plots.Plot("saved_model_layer", "Keras", _saved_model_layer, _keras3),
+    plots.Plot("saved_model_layer", "Keras", _saved_model_layer, _unguarded),
     plots.Plot("keras_vocabulary", "Keras", _vocabulary),
     plots.Plot("zip_traversal", "Keras", _traversal),
     plots.Plot("keras_external_link", "Keras", _external("link", "keras")),
     plots.Plot("h5_external_link", "Keras", _external("link", "h5")),
     plots.Plot("h5_external_data", "Keras", _external("data", "h5")),
     plots.Plot("keras_external_data", "Keras", _external("data", "keras")),
-    plots.Plot("h5_lambda", "Keras 2", _file(_lambda_2), _keras2),
+    plots.Plot("h5_lambda", "Keras 2", _file(_lambda_2), _unguarded),
     plots.Plot(
         "h5_lambda_module", "Keras 2", _file(_lambda_of(_MODULE, "run"))
     ),
@@ -478,7 +473,10 @@ PLOTS = (
         _file(_lambda_of("os", "mkdir", path="SENTINEL")),
     ),
     plots.Plot(
-        "h5_tfop_lambda", "Keras 2", _file(_operation("io.write_file")), _keras2
+        "h5_tfop_lambda",
+        "Keras 2",
+        _file(_operation("io.write_file")),
+        _unguarded,
     ),
     plots.Plot(
         "h5_tfop_raw", "Keras 2", _file(_operation("raw_ops.WriteFile"))
@@ -487,9 +485,9 @@ PLOTS = (
         "h5_tfop_in_3",
         "Keras 2",
         _file(_operation("io.write_file"), originals.HDF5),
-        _keras2,
+        _unguarded,
     ),
-    plots.Plot("h5_module_class", "Keras 2", _file(_class), _keras2),
+    plots.Plot("h5_module_class", "Keras 2", _file(_class), _unguarded),
     plots.Plot(
         "h5_module_activation", "Keras 2", _file(_activation(_MODULE, "run"))
     ),
@@ -497,7 +495,7 @@ PLOTS = (
         "h5_module_initializer",
         "Keras 2",
         _file(_object("Dense", "kernel_initializer")),
-        _keras2,
+        _unguarded,
     ),
     plots.Plot(
         "keras_tfop_lambda", "Keras 2", _archive(_operation("io.write_file"))
