@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 from tools.faults import cases, processes, verdict
 
@@ -65,6 +65,24 @@ class Attempt:
 
         processes.call(body, bench.folder)
         return json.loads(path.read_text())
+
+
+def malformed(name: str, kind: str, attempt: Attempt) -> cases.Case:
+    """A case of a malformed input."""
+    return cases.Case(f"malformed/{name}", kind, attempt)
+
+
+def in_turn(
+    number: int, names: Sequence[str], start: int = 0
+) -> Iterator[tuple[int, str]]:
+    """(index, name) as often as asked, names in turn.
+
+    Example:
+      >>> list(in_turn(3, ("a", "b")))
+      [(0, 'a'), (1, 'b'), (2, 'a')]
+    """
+    for index in range(number):
+        yield index, names[(index + start) % len(names)]
 
 
 def in_child(

@@ -88,6 +88,8 @@ MUTATORS: Mapping[str, Mutator] = {
     "head": corrupt_head,
     "tail": corrupt_tail,
 }
+# Their names.
+NAMES = tuple(MUTATORS)
 
 
 def _position(content: bytes, rng: np.random.Generator) -> int:

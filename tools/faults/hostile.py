@@ -17,9 +17,10 @@ from tools.faults import (
     attempts,
     cases,
     commands,
+    hostile_calls,
     hostile_files,
-    hostile_graphs,
     hostile_keras,
+    hostile_loads,
     originals,
     plots,
     processes,
@@ -35,7 +36,11 @@ _BATCH_LIMIT_S = 240.0
 def all_cases() -> list[cases.Case]:
     """Every attempt to run code or to write a file."""
     made = []
-    for plot in (*hostile_graphs.PLOTS, *hostile_keras.PLOTS):
+    for plot in (
+        *hostile_calls.PLOTS,
+        *hostile_loads.PLOTS,
+        *hostile_keras.PLOTS,
+    ):
         for command in _ROADS:
             made.append(_case(f"{plot.name}-{command}", plot, command))
         if plot.name in _BATCHED:
