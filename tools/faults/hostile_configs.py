@@ -15,6 +15,11 @@ MODULE = "payload"
 _FUNCTION = {"class_name": "function", "registered_name": "function"}
 
 
+_NO_SHAPE = {
+    "output_shape": None,
+    "output_shape_type": "raw",
+    "output_shape_module": None,
+}
 # A change of a config: gets it and the sentinel's path.
 Change = Callable[[dict[str, Any], str], None]
 
@@ -59,18 +64,15 @@ def of_bytecode(config, sentinel: str) -> None:
 
 
 def of_bytecode_2(config, sentinel: str) -> None:
-    instead_of_relu(
-        config,
-        "Lambda",
-        "keras.layers",
-        function=[bytecode(sentinel), None, None],
-        function_type="lambda",
-        module="__main__",
-        output_shape=None,
-        output_shape_type="raw",
-        output_shape_module=None,
-        arguments={},
-    )
+    """A Lambda of Keras 2."""
+    instead_of_relu(config, "Lambda", "keras.layers")
+    layer_of(config, "Lambda")["config"] |= {
+        "function": [bytecode(sentinel), None, None],
+        "function_type": "lambda",
+        "module": "__main__",
+        **_NO_SHAPE,
+        "arguments": {},
+    }
 
 
 def of_function_2(module: str, name: str, **arguments) -> Change:
@@ -84,9 +86,7 @@ def of_function_2(module: str, name: str, **arguments) -> Change:
             "function_type": "function",
             "module": module,
             "arguments": _filled(arguments, sentinel),
-            "output_shape": None,
-            "output_shape_type": "raw",
-            "output_shape_module": None,
+            **_NO_SHAPE,
         }
 
     return change

@@ -8,6 +8,7 @@ import os
 import pathlib
 import shutil
 import sys
+from collections.abc import Iterator
 
 from tools.faults import (
     archive_mutators,
@@ -46,12 +47,16 @@ def _payload(bench: cases.Bench, sentinel: str) -> None:
     )
 
 
-def _archive(change: hostile_configs.Change, *, folder: bool = False):
+def _archive(
+    change: hostile_configs.Change,
+    original: str = originals.KERAS,
+    *,
+    folder: bool = False,
+):
     """A .keras with another config.json, or its unpacked folder."""
 
     def prepare(bench: cases.Bench, sentinel: str) -> str:
-        source = bench.originals / originals.KERAS
-        members = archive_mutators.members_of(source)
+        members = archive_mutators.members_of(bench.originals / original)
         config = json.loads(members["config.json"])
         change(config, sentinel)
         members["config.json"] = json.dumps(config).encode()
@@ -183,179 +188,87 @@ _GET_FILE = {
 }
 
 
-PLOTS = (
-    plots.Plot(
-        "lambda_keras",
-        "Keras",
-        _archive(hostile_configs.of_bytecode),
-        _unguarded,
+_OWN = hostile_configs.MODULE
+# Of a .keras of Keras 3; whether one fires was tried with Keras 3.15.
+_FIRING = {
+    "lambda_keras": hostile_configs.of_bytecode,
+    "lambda_nested": hostile_configs.of_nested_bytecode,
+    "bytecode_activation": hostile_configs.bytecode_in("Dense", "activation"),
+}
+_INERT = {
+    "enabled_first": hostile_configs.enabled_first,
+    "get_file": hostile_configs.of_function(
+        "keras.utils", "get_file", **_GET_FILE
     ),
-    plots.Plot(
-        "lambda_folder",
-        "Keras",
-        _archive(hostile_configs.of_bytecode, folder=True),
+    "save_img": hostile_configs.of_function(
+        "keras.utils", "save_img", path="SENTINEL.png"
     ),
-    plots.Plot(
-        "lambda_nested",
-        "Keras",
-        _archive(hostile_configs.of_nested_bytecode),
-        _unguarded,
+    "os_function": hostile_configs.of_function("os", "system"),
+    "bytecode_initializer": hostile_configs.bytecode_in(
+        "Dense", "bias_initializer"
     ),
-    plots.Plot(
-        "lambda_h5",
-        "Keras",
-        _file(hostile_configs.of_bytecode, originals.HDF5),
-        _unguarded,
+    "keras_tfop_lambda": hostile_configs.of_operation("io.write_file"),
+}
+# Where a config names a module, which lies beside the model.
+_MODULES = {
+    "function": hostile_configs.of_function(_OWN, "run"),
+    "activation": hostile_configs.activation(_OWN, "run"),
+    "initializer": hostile_configs.of_object("Dense", "kernel_initializer"),
+    "regularizer": hostile_configs.of_object("Conv2D", "kernel_regularizer"),
+    "constraint": hostile_configs.of_object(
+        "BatchNormalization", "beta_constraint"
     ),
-    plots.Plot(
-        "enabled_first", "Keras", _archive(hostile_configs.enabled_first)
+    "dtype": hostile_configs.of_object("ReLU", "dtype"),
+    "class": hostile_configs.of_class,
+    "model": hostile_configs.of_model_class,
+}
+_HDF5_FIRING = {
+    "h5_lambda": hostile_configs.of_bytecode_2,
+    "h5_tfop_lambda": hostile_configs.of_operation("io.write_file"),
+}
+_HDF5_INERT = {
+    "h5_tfop_raw": hostile_configs.of_operation("raw_ops.WriteFile"),
+    "h5_lambda_module": hostile_configs.of_function_2(_OWN, "run"),
+    "h5_lambda_os": hostile_configs.of_function_2("os", "system"),
+    "h5_lambda_mkdir": hostile_configs.of_function_2(
+        "os", "mkdir", path="SENTINEL"
     ),
-    plots.Plot(
-        "get_file",
-        "Keras",
-        _archive(
-            hostile_configs.of_function("keras.utils", "get_file", **_GET_FILE)
+    **{f"h5_module_{name}": change for name, change in _MODULES.items()},
+}
+
+
+def _plots() -> Iterator[plots.Plot]:
+    for found, unguarded in ((_FIRING, _unguarded), (_INERT, None)):
+        for name, change in found.items():
+            yield plots.Plot(name, "Keras", _archive(change), unguarded)
+    for name, change in _MODULES.items():
+        made = _archive(change)
+        yield plots.Plot(f"module_{name}", "Keras", made)
+        made = _archive(change, originals.KERAS_2)
+        yield plots.Plot(f"module_2_{name}", "Keras 2", made, _unguarded)
+    for found, unguarded in ((_HDF5_FIRING, _unguarded), (_HDF5_INERT, None)):
+        for name, change in found.items():
+            yield plots.Plot(name, "Keras 2", _file(change), unguarded)
+    for name, change, original in (
+        ("lambda_h5", hostile_configs.of_bytecode, originals.HDF5),
+        (
+            "h5_tfop_in_3",
+            hostile_configs.of_operation("io.write_file"),
+            originals.HDF5,
         ),
-    ),
-    plots.Plot(
-        "save_img",
-        "Keras",
-        _archive(
-            hostile_configs.of_function(
-                "keras.utils", "save_img", path="SENTINEL.png"
-            )
-        ),
-    ),
-    plots.Plot(
-        "module_function",
-        "Keras",
-        _archive(hostile_configs.of_function(hostile_configs.MODULE, "run")),
-        _unguarded,
-    ),
-    plots.Plot(
-        "os_function",
-        "Keras",
-        _archive(hostile_configs.of_function("os", "system")),
-    ),
-    plots.Plot(
-        "module_activation",
-        "Keras",
-        _archive(hostile_configs.activation(hostile_configs.MODULE, "run")),
-        _unguarded,
-    ),
-    plots.Plot(
-        "module_initializer",
-        "Keras",
-        _archive(hostile_configs.of_object("Dense", "kernel_initializer")),
-        _unguarded,
-    ),
-    plots.Plot(
-        "module_regularizer",
-        "Keras",
-        _archive(hostile_configs.of_object("Conv2D", "kernel_regularizer")),
-        _unguarded,
-    ),
-    plots.Plot(
-        "module_constraint",
-        "Keras",
-        _archive(
-            hostile_configs.of_object("BatchNormalization", "beta_constraint")
-        ),
-        _unguarded,
-    ),
-    plots.Plot(
-        "module_dtype",
-        "Keras",
-        _archive(hostile_configs.of_object("ReLU", "dtype")),
-        _unguarded,
-    ),
-    plots.Plot(
-        "module_class", "Keras", _archive(hostile_configs.of_class), _unguarded
-    ),
-    plots.Plot(
-        "module_model",
-        "Keras",
-        _archive(hostile_configs.of_model_class),
-        _unguarded,
-    ),
-    plots.Plot(
-        "bytecode_activation",
-        "Keras",
-        _archive(hostile_configs.bytecode_in("Dense", "activation")),
-        _unguarded,
-    ),
-    plots.Plot(
-        "bytecode_initializer",
-        "Keras",
-        _archive(hostile_configs.bytecode_in("Dense", "bias_initializer")),
-    ),
-    plots.Plot("saved_model_layer", "Keras", _saved_model_layer, _unguarded),
-    plots.Plot("keras_vocabulary", "Keras", _vocabulary),
-    plots.Plot("zip_traversal", "Keras", _traversal),
-    plots.Plot("keras_external_link", "Keras", _external("link", "keras")),
-    plots.Plot("h5_external_link", "Keras", _external("link", "h5")),
-    plots.Plot("h5_external_data", "Keras", _external("data", "h5")),
-    plots.Plot("keras_external_data", "Keras", _external("data", "keras")),
-    plots.Plot(
-        "h5_lambda", "Keras 2", _file(hostile_configs.of_bytecode_2), _unguarded
-    ),
-    plots.Plot(
-        "h5_lambda_module",
-        "Keras 2",
-        _file(hostile_configs.of_function_2(hostile_configs.MODULE, "run")),
-    ),
-    plots.Plot(
-        "h5_lambda_os",
-        "Keras 2",
-        _file(hostile_configs.of_function_2("os", "system")),
-    ),
-    plots.Plot(
-        "h5_lambda_mkdir",
-        "Keras 2",
-        _file(hostile_configs.of_function_2("os", "mkdir", path="SENTINEL")),
-    ),
-    plots.Plot(
-        "h5_tfop_lambda",
-        "Keras 2",
-        _file(hostile_configs.of_operation("io.write_file")),
-        _unguarded,
-    ),
-    plots.Plot(
-        "h5_tfop_raw",
-        "Keras 2",
-        _file(hostile_configs.of_operation("raw_ops.WriteFile")),
-    ),
-    plots.Plot(
-        "h5_tfop_in_3",
-        "Keras 2",
-        _file(hostile_configs.of_operation("io.write_file"), originals.HDF5),
-        _unguarded,
-    ),
-    plots.Plot(
-        "h5_module_class",
-        "Keras 2",
-        _file(hostile_configs.of_class),
-        _unguarded,
-    ),
-    plots.Plot(
-        "h5_module_activation",
-        "Keras 2",
-        _file(hostile_configs.activation(hostile_configs.MODULE, "run")),
-    ),
-    plots.Plot(
-        "h5_module_initializer",
-        "Keras 2",
-        _file(hostile_configs.of_object("Dense", "kernel_initializer")),
-        _unguarded,
-    ),
-    plots.Plot(
-        "keras_tfop_lambda",
-        "Keras 2",
-        _archive(hostile_configs.of_operation("io.write_file")),
-    ),
-    plots.Plot(
-        "h5_function",
-        "Keras 2",
-        _file(hostile_configs.of_function(hostile_configs.MODULE, "run")),
-    ),
-)
+    ):
+        yield plots.Plot(name, "Keras", _file(change, original))
+    made = _archive(hostile_configs.of_bytecode, folder=True)
+    yield plots.Plot("lambda_folder", "Keras", made)
+    yield plots.Plot(
+        "saved_model_layer", "Keras", _saved_model_layer, _unguarded
+    )
+    yield plots.Plot("keras_vocabulary", "Keras", _vocabulary)
+    yield plots.Plot("zip_traversal", "Keras", _traversal)
+    for kind in ("link", "data"):
+        for place in ("keras", "h5"):
+            made = _external(kind, place)
+            yield plots.Plot(f"{place}_external_{kind}", "Keras", made)
+
+
+PLOTS = tuple(_plots())

@@ -42,7 +42,7 @@ def _controls() -> Iterator[cases.Case]:
     """Originals without damage: whatever refuses these passes no other case."""
     models = (
         *(originals.SAVED_MODEL, originals.GRAPH, originals.KERAS),
-        *(originals.HDF5, originals.HDF5_2),
+        *(originals.KERAS_2, originals.HDF5, originals.HDF5_2),
     )
     made = {
         f"{command}-{path}": malformed_models.on_model(

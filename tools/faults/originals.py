@@ -27,7 +27,8 @@ SHAPE = (8, 8, 3)
 CLASSES = 4
 
 SAVED_MODEL, GRAPH = "saved_model", "graph"
-KERAS, HDF5, HDF5_2 = "net.keras", "net.h5", "net2.h5"
+KERAS, KERAS_2 = "net.keras", "net2.keras"
+HDF5, HDF5_2 = "net.h5", "net2.h5"
 TFLITE, FLOAT_TFLITE = "net.tflite", "net_float.tflite"
 SAMPLES, OWN_NPZ, OWN_NPY = "samples.npz", "own.npz", "own.npy"
 IMAGES, IMAGE_FOLDER, CLASS_FOLDER = "images.npz", "pictures", "classes"
@@ -115,7 +116,9 @@ def _models(work: pathlib.Path) -> None:
     model.export(work / SAVED_MODEL, verbose=False)
     model.save(work / KERAS)
     model.save(work / HDF5)
-    network(tf_keras).save(work / HDF5_2)
+    model_2 = network(tf_keras)
+    model_2.save(work / HDF5_2)
+    model_2.save(work / KERAS_2)
     writing.save(loading.load(work / SAVED_MODEL), work / GRAPH)
     converter = tf.lite.TFLiteConverter.from_saved_model(
         str(work / SAVED_MODEL)
