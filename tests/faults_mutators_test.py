@@ -88,9 +88,7 @@ def test_an_archive_is_another_one(name):
     mutator = archive_mutators.STRUCTURE[name]
     whole = archive_mutators.archive(members)
     changed = [mutator(members, _rng(seed)) for seed in range(12)]
-    assert changed == [mutator(members, _rng(seed)) for seed in range(12)] or (
-        name == "compressed"  # It tells the time.
-    )
+    assert changed == [mutator(members, _rng(seed)) for seed in range(12)]
     assert all(content != whole for content in changed)
 
 
@@ -137,8 +135,11 @@ def test_hdf5_files_open_and_hold_something_else(name, tmp_path):
                     (n, type(item), sorted(map(str, item.attrs.items())))
                 )
             )
-            if isinstance(file.get("layers/conv/kernel"), h5py.Dataset):
-                kernel = file["layers/conv/kernel"]
+            try:
+                kernel = file.get("layers/conv/kernel")
+            except RuntimeError:  # A link to itself.
+                kernel = None
+            if isinstance(kernel, h5py.Dataset):
                 few = kernel.size and kernel.size < 1000
                 found.append((kernel.shape, kernel.dtype))
                 found.append(repr(kernel[()]) if few else "")

@@ -125,8 +125,8 @@ def test_a_child_that_raises_leaves_its_traceback(tmp_path):
 
 
 def test_a_child_that_dies_or_hangs_is_told(tmp_path):
-    died = _child(tmp_path, lambda: os.kill(os.getpid(), signal.SIGSEGV) or 0)
-    assert died.code == -signal.SIGSEGV
+    died = _child(tmp_path, lambda: os.kill(os.getpid(), signal.SIGTERM) or 0)
+    assert died.code == -signal.SIGTERM
     hung = _child(tmp_path, lambda: time.sleep(60) or 0, limit_s=0.3)
     assert (hung.stopped, hung.code) == ("time", -signal.SIGKILL)
 
@@ -142,9 +142,17 @@ def test_what_outlives_a_child_is_counted_and_ended(tmp_path):
 
     assert _child(tmp_path, body).orphans == 1
     pid = int((tmp_path / "work" / "pid").read_text())
-    state = pathlib.Path(f"/proc/{pid}/stat")
-    # It may take its parent's heir a moment to notice.
-    assert not state.exists() or ") Z " in state.read_text()
+    deadline = time.monotonic() + 10
+    while _runs(pid) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not _runs(pid)
+
+
+def _runs(pid):
+    try:
+        return ") Z " not in pathlib.Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
 
 
 @pytest.mark.parametrize("times", [1, 2])

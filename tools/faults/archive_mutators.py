@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import pathlib
 import struct
+import warnings
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 
@@ -88,7 +89,11 @@ def archive(members: Members | Sequence[tuple[str, bytes]]) -> bytes:
     """An archive of stored members; a sequence may name one twice."""
     pairs = members.items() if isinstance(members, Mapping) else members
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as made:
+    with (
+        zipfile.ZipFile(buffer, "w") as made,
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore", UserWarning)  # Of a name twice.
         for name, content in pairs:
             made.writestr(zipfile.ZipInfo(name), content)
     return buffer.getvalue()
@@ -121,9 +126,9 @@ def _compressed(members: Members, rng: np.random.Generator) -> bytes:
     """By a method that not every reader has; and one that there is not."""
     method = int(_pick((8, 12, 14), rng))
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", method) as made:
+    with zipfile.ZipFile(buffer, "w") as made:
         for name, content in members.items():
-            made.writestr(name, content)
+            made.writestr(zipfile.ZipInfo(name), content, method)
     content = buffer.getvalue()
     if rng.integers(2):
         return _field(content, b"PK\x01\x02", 10, 2, 97)

@@ -208,6 +208,11 @@ def _become(body: Callable[[], int], folder: pathlib.Path) -> None:
             flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND
             os.dup2(os.open(folder / name, flags, 0o666), number)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        # Whatever this process has made of them: a test has its own.
+        sys.stdout = os.fdopen(1, "w", closefd=False)
+        sys.stderr = os.fdopen(
+            2, "w", 1, errors="backslashreplace", closefd=False
+        )
         os.environ["HOME"] = os.environ["KERAS_HOME"] = str(folder / "home")
         os.environ["TMPDIR"] = str(folder / "tmp")
         os.chdir(folder / "work")

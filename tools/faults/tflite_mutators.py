@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import struct
+
 import numpy as np
 
 _INDICES = (-1, -2, 0, 1, 127, 10_000, 2**31 - 1)
@@ -18,10 +21,15 @@ def mutate(content: bytes, rng: np.random.Generator) -> bytes:
     """
     from ai_edge_litert.tools import flatbuffer_utils
 
-    model = flatbuffer_utils.read_model_from_bytearray(bytearray(content))
-    for _ in range(int(rng.integers(1, 4))):
-        _change(model, rng)
-    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+    while True:
+        model = flatbuffer_utils.read_model_from_bytearray(bytearray(content))
+        for _ in range(int(rng.integers(1, 4))):
+            _change(model, rng)
+        # Not everything that an object says has a place in a file.
+        with contextlib.suppress(struct.error, TypeError, AttributeError):
+            made = flatbuffer_utils.convert_object_to_bytearray(model)
+            if bytes(made) != content:
+                return bytes(made)
 
 
 def _change(model, rng: np.random.Generator) -> None:
