@@ -7,7 +7,6 @@ import dataclasses
 import errno
 import os
 import pathlib
-import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
 
@@ -26,7 +25,7 @@ class _Place:
     Attributes:
       path: as `trips.at` has it; the disk is full before it is touched.
       command, flags: what runs into it.
-      event: as `trips.at` has it.
+      event, unless: as `trips.at` has it.
       times: at which touch.
       spare: bytes that stay free, for a file's first pages.
       copies: originals that the command needs.
@@ -37,6 +36,7 @@ class _Place:
     command: str
     flags: Sequence[str]
     event: str = "open"
+    unless: str = ""
     times: int = 1
     spare: int = 0
     copies: Sequence[str] = (_NET,)
@@ -59,7 +59,7 @@ _PLACES = {
         spare=16384,
     ),
     "samples.npz": _Place(
-        f"{_RUN}/*samples.npz*", "quantize", _flags(*originals.FAST), times=2
+        f"{_RUN}/*samples.npz*", "quantize", _flags(*originals.FAST)
     ),
     "distances.csv": _Place(
         f"{_RUN}/*distances.csv*", "quantize", _flags(*originals.SYNTHESIS)
@@ -80,16 +80,15 @@ _PLACES = {
         "*disk/*out.tflite*",
         "quantize",
         _flags(*originals.FAST),
-        times=1,
+        unless="*.run/*",
         earlier="disk/out.tflite",
     ),
     "simulated": _Place(
-        "*/saved_model.pb",
+        "*disk/*saved_model.pb",
         "quantize",
         _flags(
             *originals.FAST, "--activation_bits=6", output="disk/out_simulated"
         ),
-        times=1,
     ),
     "runs.sqlite": _Place(
         "*/runs.sqlite",
@@ -126,10 +125,11 @@ _PLACES = {
         "*disk/*out.npz*",
         "synthetic_samples",
         [f"--saved_model={_NET}", *originals.QUICK, "--output=disk/out.npz"],
+        unless="*.run/*",
         earlier="disk/out.npz",
     ),
     "figures": _Place(
-        "*.png*",
+        "*disk/out/*.png*",
         "figures",
         [
             f"--saved_model={_NET}",
@@ -214,6 +214,7 @@ class _Full:
                     lambda: fill(home, place.spare),
                     times=place.times,
                     event=place.event,
+                    unless=place.unless,
                 ),
             ).wait(_LIMIT_S)
             if not (home / _FILLER).exists():
@@ -295,8 +296,3 @@ class _ReadOnly:
             return findings + verdict.of_files(
                 before, verdict.snapshot(bench.work), code=ended.code
             )
-
-
-def room(folder: pathlib.Path) -> int:
-    """Bytes that are free on the disk of a folder."""
-    return shutil.disk_usage(folder).free

@@ -79,10 +79,8 @@ def _kill_quantize(bench: cases.Bench) -> Sequence[str]:
     originals.copy(bench, originals.SAVED_MODEL)
     moment = float(bench.rng.uniform(0.1, 0.98)) * seconds
     child = _quantize(bench)
-    _sleep(moment, lambda: child.poll() is not None)
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(child.pid, signal.SIGKILL)
-    with contextlib.suppress(ChildProcessError):
+    if not _ended(moment, lambda: child.poll() is not None):
+        child.send(signal.SIGKILL)
         child.wait(_LIMIT_S)
     findings = [f"{f} (killed at {moment:.1f} s)" for f in _orphans(bench)]
     ended = _quantize(bench).wait(_LIMIT_S)
@@ -126,8 +124,8 @@ def _kill_batch(bench: cases.Bench) -> Sequence[str]:
     before = rows(place / _OUT)
     moment = float(bench.rng.uniform(0.05, 0.98)) * seconds
     driver = _start_batch(place, _BOTH)
-    _sleep(moment, lambda: driver.poll() is not None)
-    driver.send_signal(signal.SIGKILL)
+    if not _ended(moment, lambda: driver.poll() is not None):
+        driver.kill()
     driver.wait()
     findings = [f"{f} (killed at {moment:.1f} s)" for f in _orphans(bench)]
     findings += _of_database(place / _OUT)
@@ -189,17 +187,20 @@ def _finish_batch(place: pathlib.Path, seeds: str) -> tuple[int, str]:
     return code, (place.parent / "stderr").read_text(errors="replace")
 
 
-def _sleep(seconds: float, ended: Callable[[], bool]) -> None:
-    """Waits so long, or until `ended`."""
+def _ended(seconds: float, ended: Callable[[], bool]) -> bool:
+    """Waits so long; returns, at once, whether it has ended before."""
     deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline and not ended():
+    while time.monotonic() < deadline:
+        if ended():
+            return True
         time.sleep(min(_PAUSE_S, max(deadline - time.monotonic(), 0.0)))
+    return False
 
 
 def _orphans(bench: cases.Bench) -> list[str]:
     """Workers that are still there after they could have noticed."""
     deadline = time.monotonic() + _NOTICE_S
-    text = str(bench.folder)
+    text = f"{bench.folder}/"
     while (left := processes.naming(text)) and time.monotonic() < deadline:
         time.sleep(_PAUSE_S)
     return [f"orphan: {len(left)} processes"] if left else []

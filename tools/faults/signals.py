@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import os
@@ -96,8 +95,8 @@ class _InStage:
         originals.copy(bench, originals.SAVED_MODEL)
         child = processes.command("quantize", _FLAGS, folder=bench.folder)
         time.sleep(moments[self.stage])
-        with contextlib.suppress(ProcessLookupError):
-            child.send(self.number)
+        # Not reaped yet: its id is its own, whether it runs or not.
+        child.send(self.number)
         ended = child.wait(_LIMIT_S)
         findings = _of_signal(ended, self.number)
         if (bench.work / "out.tflite").exists() and ended.code:

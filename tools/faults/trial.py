@@ -73,7 +73,7 @@ class Trial:
         except Exception as error:  # One case more, not the end of all.
             findings = (f"harness: {type(error).__name__}: {error}",)
         finally:
-            for pid in processes.naming(str(folder)):
+            for pid in processes.naming(f"{folder}/"):
                 with contextlib.suppress(ProcessLookupError):
                     processes.end(pid)
         if not self._keep:

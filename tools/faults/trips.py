@@ -21,6 +21,7 @@ def at(
     *,
     times: int = 1,
     event: str = "",
+    unless: str = "",
 ) -> None:
     """Does something once, before this process touches a path.
 
@@ -32,6 +33,7 @@ def at(
       times: at which of the touches, the first being 1.
       event: the kind of touch, `open`, `os.rename`, `os.mkdir` or
         `sqlite3.connect`; any by default. Of a rename both paths count.
+      unless: touches of paths like this do not count.
     """
     left = [times]
 
@@ -42,8 +44,11 @@ def at(
             return
         paths = arguments[:2] if name == "os.rename" else arguments[:1]
         for path in paths:
-            if isinstance(path, str | bytes | os.PathLike) and fnmatch.fnmatch(
-                os.fsdecode(path), pattern
+            if not isinstance(path, str | bytes | os.PathLike):
+                continue
+            text = os.fsdecode(path)
+            if fnmatch.fnmatch(text, pattern) and not fnmatch.fnmatch(
+                text, unless
             ):
                 left[0] -= 1
                 if left[0] == 0:
