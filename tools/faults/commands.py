@@ -68,6 +68,8 @@ def check(work: pathlib.Path) -> Sequence[str]:
         TFLITE: _check_tflite,
         "out.json": _check_json,
         "out.npz": _check_npz,
+        "out.csv": _check_text,
+        "out.md": _check_text,
     }
     for name, checked in checks.items():
         if (work / name).exists():
@@ -98,6 +100,10 @@ def _check_tflite(path: pathlib.Path) -> Sequence[str]:
 def _check_json(path: pathlib.Path) -> Sequence[str]:
     found = json.loads(path.read_text(), parse_constant=_refuse_constant)
     return [] if found else [f"output: {path.name} is empty"]
+
+
+def _check_text(path: pathlib.Path) -> Sequence[str]:
+    return [] if path.read_text() else [f"output: {path.name} is empty"]
 
 
 def _refuse_constant(text: str):
