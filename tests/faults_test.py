@@ -60,5 +60,5 @@ def test_names_are_unique_and_a_limit_spreads():
     few = faults.choose(list(faults.SUITES), limit=20)
     assert len(few) == 20
     assert len({case.kind for case in few}) > 10
-    (one,) = faults.choose(["hostile"], prefix="hostile/init_op-quantize")
+    (one,) = faults.choose(["hostile"], prefixes=["hostile/init_op-quantize"])
     assert one.name == "hostile/init_op-quantize"

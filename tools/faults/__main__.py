@@ -63,10 +63,10 @@ def _define(values: flags.FlagValues) -> None:
         "Which suites.",
         flag_values=values,
     )
-    flags.DEFINE_string(
+    flags.DEFINE_list(
         "case",
-        "",
-        "Only cases whose name begins so; of one alone, its folder is kept.",
+        [],
+        "Only cases whose names begin so; of one alone, its folder is kept.",
         flag_values=values,
     )
     flags.DEFINE_integer(
@@ -114,7 +114,7 @@ _define(_FLAGS)
 def choose(
     suites: Sequence[str],
     *,
-    prefix: str = "",
+    prefixes: Sequence[str] = (),
     limit: int | None = None,
     killed: int = kills.COUNT,
 ) -> list[cases.Case]:
@@ -122,7 +122,7 @@ def choose(
 
     Args:
       suites: names of `SUITES`.
-      prefix: of the names of the cases.
+      prefixes: of the names of the cases; none takes all.
       limit: at most so many, spread evenly.
       killed: how often a batch, and how often a run, is killed.
 
@@ -137,11 +137,13 @@ def choose(
             expected=", ".join(SUITES),
         )
     found = [case for name in suites for case in SUITES[name](killed)]
-    found = [case for case in found if case.name.startswith(prefix)]
+    if prefixes:
+        chosen = tuple(prefixes)
+        found = [case for case in found if case.name.startswith(chosen)]
     if not found:
         raise errors.UserError(
             "--case",
-            got=repr(prefix),
+            got=", ".join(prefixes),
             expected="the name of a case, or its beginning",
         )
     if limit is None or limit >= len(found):
@@ -153,7 +155,7 @@ def main() -> int:
     """Runs the cases that the flags ask for."""
     chosen = choose(
         _FLAGS.suite,
-        prefix=_FLAGS.case,
+        prefixes=_FLAGS.case,
         limit=_FLAGS.limit,
         killed=_FLAGS.kills,
     )
