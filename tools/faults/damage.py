@@ -46,6 +46,8 @@ def of_bytes(name: str, how: str) -> Damage:
 
 
 def of_message(name: str) -> Damage:
+    """Damages a saved_model.pb by a mutator of messages."""
+
     def damage(bench: cases.Bench) -> None:
         from tensorflow.core.protobuf import saved_model_pb2
 
@@ -58,6 +60,8 @@ def of_message(name: str) -> Damage:
 
 
 def of_archive(name: str, how: str) -> Damage:
+    """Damages the structure of an archive."""
+
     def damage(bench: cases.Bench) -> None:
         path = bench.work / name
         members = archive_mutators.members_of(path)
@@ -68,6 +72,8 @@ def of_archive(name: str, how: str) -> Damage:
 
 
 def of_json_member(name: str, member: str) -> Damage:
+    """Damages the JSON of a member of an archive."""
+
     def damage(bench: cases.Bench) -> None:
         path = bench.work / name
         members = archive_mutators.members_of(path)
@@ -79,6 +85,8 @@ def of_json_member(name: str, member: str) -> Damage:
 
 
 def of_weights(how: str) -> Damage:
+    """Damages the weights inside a .keras."""
+
     def damage(bench: cases.Bench) -> None:
         path = bench.work / originals.KERAS
         members = archive_mutators.members_of(path)
@@ -93,6 +101,8 @@ def of_weights(how: str) -> Damage:
 
 
 def of_model_config(name: str) -> Damage:
+    """Damages the JSON of the config in an .h5."""
+
     def damage(bench: cases.Bench) -> None:
         import h5py
 
@@ -105,6 +115,7 @@ def of_model_config(name: str) -> Damage:
 
 
 def of_hdf5(name: str, how: str) -> Damage:
+    """Damages an .h5 by a mutator of HDF5."""
     return lambda bench: hdf5_mutators.mutate(bench.work / name, how, bench.rng)
 
 
@@ -127,6 +138,8 @@ def of_header(name: str, member: str) -> Damage:
 
 
 def of_tflite(name: str) -> Damage:
+    """Damages the fields of a .tflite."""
+
     def damage(bench: cases.Bench) -> None:
         path = bench.work / name
         content = path.read_bytes()
@@ -159,6 +172,8 @@ def of_record(name: str, column: str) -> Damage:
 
 
 def of_journal(parts: str) -> Damage:
+    """Damages the JSON of the journal of samples under way."""
+
     def damage(bench: cases.Bench) -> None:
         path = bench.work / parts / "journal.json"
         document = json.loads(path.read_text())

@@ -90,9 +90,31 @@ def _vast(member: str) -> given.Setup:
 
 def arrays() -> Iterator[cases.Case]:
     """Samples and images of shapes and values that are none."""
+    for kind, found, commands_of in (
+        ("samples", _odd_samples(), ("quantize", "figures")),
+        ("images", _odd_images(), ("evaluate", "image_samples", "batch")),
+    ):
+        ask = {
+            "samples": commands.with_samples,
+            "images": commands.with_images,
+        }[kind]
+        for name, arrays in found.items():
+            for command in commands_of:
+                flags, needed = ask(command, "given.npz")
+                yield given.case(
+                    f"array-{kind}-{name}-{command}",
+                    "arrays",
+                    command,
+                    flags,
+                    copies=needed,
+                    setup=_saved(**arrays),
+                )
+
+
+def _odd_samples() -> dict[str, dict[str, np.ndarray]]:
     shape = (12, *originals.SHAPE)
     ones = np.ones(shape, np.float32)
-    samples = {
+    found = {
         "none": np.zeros((0, *originals.SHAPE), np.float32),
         "one": np.random.default_rng(0).normal(size=(1, *originals.SHAPE)),
         "nan": np.full(shape, np.nan, np.float32),
@@ -108,20 +130,15 @@ def arrays() -> Iterator[cases.Case]:
         "flat": ones.reshape(12, -1),
         "swapped": ones.astype(">f4"),
     }
-    for name, array in samples.items():
-        for command in ("quantize", "figures"):
-            flags, needed = commands.with_samples(command, "given.npz")
-            yield given.case(
-                f"array-samples-{name}-{command}",
-                "arrays",
-                command,
-                flags,
-                copies=needed,
-                setup=_saved(image=array),
-            )
+    return {name: {"image": array} for name, array in found.items()}
+
+
+def _odd_images() -> dict[str, dict[str, np.ndarray]]:
+    shape = (12, *originals.SHAPE)
+    ones = np.ones(shape, np.float32)
     images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     labels = np.arange(12) % originals.CLASSES
-    for name, arrays in {
+    return {
         "none": {"images": images[:0], "labels": labels[:0]},
         "fewer_labels": {"images": images, "labels": labels[:5]},
         "text_labels": {"images": images, "labels": labels.astype(str)},
@@ -138,17 +155,7 @@ def arrays() -> Iterator[cases.Case]:
         "no_images": {"labels": labels},
         "complex": {"images": ones.astype(complex), "labels": labels},
         "no_width": {"images": images[:, :, :0], "labels": labels},
-    }.items():
-        for command in ("evaluate", "image_samples", "batch"):
-            flags, needed = commands.with_images(command, "given.npz")
-            yield given.case(
-                f"array-images-{name}-{command}",
-                "arrays",
-                command,
-                flags,
-                copies=needed,
-                setup=_saved(**arrays),
-            )
+    }
 
 
 def _saved(**arrays) -> given.Setup:

@@ -62,6 +62,7 @@ def flags() -> Iterator[cases.Case]:
 
 
 def flagfiles() -> Iterator[cases.Case]:
+    """Flagfiles that are no text, or name what they should not."""
     good = "\n".join(given.quantize(originals.KERAS)).encode()
     contents = {
         "latin1": good + b"\n--signature=\xe9\n",

@@ -69,56 +69,46 @@ _SPECIALS: dict[str, Callable[[pathlib.Path], None]] = {
 }
 
 
+_NAMES = {
+    "long": "x" * 256,
+    "long_path": "/".join(["y" * 200] * 30),
+    "newline": "a\nerror: b",
+    "escape": "\x1b[31mred",
+    "undecodable": os.fsdecode(b"\xff\xfe"),
+    "address": "gs://bucket/model",
+    "home": "~nobody/x",
+    "empty": "",
+}
+
+
 def names() -> Iterator[cases.Case]:
     """Paths that are too long, or of characters that break a line."""
-    odd = {
-        "long": "x" * 256,
-        "long_path": "/".join(["y" * 200] * 30),
-        "newline": "a\nerror: b",
-        "escape": "\x1b[31mred",
-        "undecodable": os.fsdecode(b"\xff\xfe"),
-        "address": "gs://bucket/model",
-        "home": "~nobody/x",
-        "empty": "",
-    }
-    for name, odd_name in odd.items():
-        uses = {
-            "model": ("quantize", given.quantize(odd_name)),
-            "output": (
-                "quantize",
-                [
-                    f"--saved_model={originals.KERAS}",
-                    *originals.FAST,
-                    f"--output={odd_name}.tflite",
-                ],
-            ),
-            "samples": (
-                "quantize",
-                commands.with_samples("quantize", odd_name or " ")[0],
-            ),
-            "images": (
-                "evaluate",
-                commands.with_images("evaluate", odd_name)[0],
-            ),
-            "folder": (
-                "batch",
-                [
-                    f"--models={originals.KERAS}",
-                    "--dry_run",
-                    f"--output_dir={odd_name}",
-                ],
-            ),
-        }
-        for use, (command, flags) in uses.items():
+    for name, path in _NAMES.items():
+        for use, (command, flags) in _uses_of(path).items():
             yield given.case(
                 f"name-{name}-{use}",
                 "names",
                 command,
                 flags,
                 copies=(originals.KERAS, originals.TFLITE),
-                own=("out", odd_name or ".tflite", ".tflite"),
+                own=("out", path or ".tflite", ".tflite"),
                 check=lambda work: [],
             )
+
+
+def _uses_of(path: str) -> dict[str, tuple[str, list[str]]]:
+    """A path as everything that a flag may name: (command, flags) by use."""
+    model = f"--saved_model={originals.KERAS}"
+    output = f"--output={path}.tflite"
+    batch = [f"--models={originals.KERAS}", "--dry_run"]
+    samples = commands.with_samples("quantize", path or " ")[0]
+    return {
+        "model": ("quantize", given.quantize(path)),
+        "output": ("quantize", [model, *originals.FAST, output]),
+        "samples": ("quantize", samples),
+        "images": ("evaluate", commands.with_images("evaluate", path)[0]),
+        "folder": ("batch", [*batch, f"--output_dir={path}"]),
+    }
 
 
 def places() -> Iterator[cases.Case]:
@@ -227,6 +217,10 @@ def _other_places() -> Iterator[cases.Case]:
             own=(),
             allowed=(1,),
         )
+    yield from _places_of_samples()
+
+
+def _places_of_samples() -> Iterator[cases.Case]:
     yield given.case(
         "place-synthetic_samples",
         "outputs that are inputs",

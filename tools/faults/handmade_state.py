@@ -14,67 +14,74 @@ from tools.faults import (
     originals,
 )
 
+_RECORD = f"{originals.RECORD}/runs.sqlite"
+
 
 def records() -> Iterator[cases.Case]:
     """Files in the place of runs.sqlite."""
-    path = f"{originals.RECORD}/runs.sqlite"
-
-    def sql(text: str) -> given.Setup:
-        def setup(bench: cases.Bench) -> None:
-            database = sqlite3.connect(bench.work / path)
-            database.executescript(text)
-            database.close()
-
-        return setup
-
-    def content(change: Callable[[bytes], bytes]) -> given.Setup:
-        def setup(bench: cases.Bench) -> None:
-            file = bench.work / path
-            file.write_bytes(change(file.read_bytes()))
-
-        return setup
-
-    def journal(bench: cases.Bench) -> None:
-        name = bench.work / f"{path}-journal"
-        name.write_bytes(b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7" + b"\xff" * 600)
-
-    def folder(bench: cases.Bench) -> None:
-        (bench.work / path).unlink()
-        (bench.work / path).mkdir()
-
-    for name, setup in {
-        "half": content(lambda c: c[: len(c) // 2]),
-        "page": content(lambda c: c[:4096]),
-        "header": content(lambda c: c[:100]),
-        "three": content(lambda c: c[:3]),
-        "empty": content(lambda c: b""),
-        "text": content(lambda c: b"no database\n" * 50),
-        "folder": folder,
-        "journal": journal,
-        "version": sql("PRAGMA user_version = 99"),
-        "no_table": sql("DROP TABLE runs"),
-        "other_table": sql("DROP TABLE runs; CREATE TABLE runs (a, b);"),
-        "view": sql(
-            "ALTER TABLE runs RENAME TO r; CREATE VIEW runs AS SELECT 1;"
-        ),
-        "locked": sql("PRAGMA journal_mode = WAL"),
-        "nulls": sql(
-            "PRAGMA writable_schema = 1; UPDATE sqlite_master SET sql = 'x';"
-        ),
-    }.items():
-        for more in (
-            ("--export=out.md",),
-            (f"--models={originals.KERAS}", "--dry_run"),
-        ):
+    uses = {
+        "export": ("--export=out.md",),
+        "plan": (f"--models={originals.KERAS}", "--dry_run"),
+    }
+    for name, setup in _RECORDS.items():
+        for use, more in uses.items():
             yield given.case(
-                f"record-{name}-{'export' if len(more) == 1 else 'plan'}",
+                f"record-{name}-{use}",
                 "runs.sqlite",
                 "batch",
                 [f"--output_dir={originals.RECORD}", *more],
                 copies=(originals.RECORD, originals.KERAS),
                 setup=setup,
-                own=("out", f"{originals.RECORD}/.lock", f"{path}-"),
+                own=("out", f"{originals.RECORD}/.lock", f"{_RECORD}-"),
             )
+
+
+def _sql(text: str) -> given.Setup:
+    def setup(bench: cases.Bench) -> None:
+        database = sqlite3.connect(bench.work / _RECORD)
+        database.executescript(text)
+        database.close()
+
+    return setup
+
+
+def _content(change: Callable[[bytes], bytes]) -> given.Setup:
+    def setup(bench: cases.Bench) -> None:
+        file = bench.work / _RECORD
+        file.write_bytes(change(file.read_bytes()))
+
+    return setup
+
+
+def _journal(bench: cases.Bench) -> None:
+    """What SQLite would roll back, if it were a journal."""
+    name = bench.work / f"{_RECORD}-journal"
+    name.write_bytes(b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7" + b"\xff" * 600)
+
+
+def _folder(bench: cases.Bench) -> None:
+    (bench.work / _RECORD).unlink()
+    (bench.work / _RECORD).mkdir()
+
+
+_RECORDS = {
+    "half": _content(lambda c: c[: len(c) // 2]),
+    "page": _content(lambda c: c[:4096]),
+    "header": _content(lambda c: c[:100]),
+    "three": _content(lambda c: c[:3]),
+    "empty": _content(lambda c: b""),
+    "text": _content(lambda c: b"no database\n" * 50),
+    "folder": _folder,
+    "journal": _journal,
+    "version": _sql("PRAGMA user_version = 99"),
+    "no_table": _sql("DROP TABLE runs"),
+    "other_table": _sql("DROP TABLE runs; CREATE TABLE runs (a, b);"),
+    "view": _sql("ALTER TABLE runs RENAME TO r; CREATE VIEW runs AS SELECT 1;"),
+    "locked": _sql("PRAGMA journal_mode = WAL"),
+    "nulls": _sql(
+        "PRAGMA writable_schema = 1; UPDATE sqlite_master SET sql = 'x';"
+    ),
+}
 
 
 def states() -> Iterator[cases.Case]:

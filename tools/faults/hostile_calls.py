@@ -13,6 +13,7 @@ PATH = "evil"
 
 
 def call_unguarded(work: pathlib.Path) -> None:
+    """Loads the model, and calls it."""
     import tensorflow as tf
 
     loaded = tf.saved_model.load(str(work / PATH))
@@ -59,6 +60,7 @@ def _in_call(effect: Callable[..., object]):
 
 
 def write_file(tf, image, *, sentinel: str):
+    """The effect itself; all others are roads to it, or to the like."""
     del image
     return tf.io.write_file(sentinel, "x")
 
@@ -68,6 +70,8 @@ def _true(tf, image):
 
 
 def in_branch(tf, image, *, sentinel: str):
+    """The effect in one branch of a condition."""
+
     def write():
         with tf.control_dependencies([tf.io.write_file(sentinel, "x")]):
             return tf.constant(1)
@@ -175,6 +179,7 @@ def _python(tf, image, *, sentinel: str):
 
 
 def abort(tf, image, *, sentinel: str):
+    """Ends the process, with exit code 0."""
     del image
     return tf.raw_ops.Abort(error_msg="x", exit_without_error=True)
 

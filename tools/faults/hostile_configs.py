@@ -50,6 +50,7 @@ def bytecode(sentinel: str) -> str:
 
 
 def of_bytecode(config, sentinel: str) -> None:
+    """A Lambda of Keras 3."""
     function = {
         "class_name": "__lambda__",
         "config": {
@@ -136,6 +137,8 @@ def of_function(module: str, name: str, **arguments) -> Change:
 
 
 def activation(module: str, name: str) -> Change:
+    """A function of a module as an activation."""
+
     def change(config, sentinel: str) -> None:
         layer_of(config, "Dense")["config"]["activation"] = {
             **_FUNCTION,
@@ -162,6 +165,8 @@ def of_object(layer: str, field: str) -> Change:
 
 
 def bytecode_in(layer: str, field: str) -> Change:
+    """A marshalled function in a field of a layer."""
+
     def change(config, sentinel: str) -> None:
         layer_of(config, layer)["config"][field] = {
             "class_name": "__lambda__",

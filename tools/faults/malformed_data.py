@@ -18,6 +18,8 @@ from tools.faults import (
 def on_samples(
     command: str, path: str, harm: damage.Damage
 ) -> attempts.Attempt:
+    """Damaged samples for a command; `path` is the original's name."""
+
     def prepare(bench: cases.Bench) -> Sequence[str]:
         flags, needed = commands.with_samples(command, path)
         originals.copy(bench, path, *needed)
@@ -28,6 +30,7 @@ def on_samples(
 
 
 def samples() -> Iterator[cases.Case]:
+    """Damage to samples."""
     sources = (originals.SAMPLES, originals.OWN_NPZ, originals.OWN_NPY)
     for index, how in attempts.in_turn(27, byte_mutators.NAMES):
         path = sources[index % 3]
@@ -68,6 +71,8 @@ def samples() -> Iterator[cases.Case]:
 
 
 def on_images(command: str, path: str, harm: damage.Damage) -> attempts.Attempt:
+    """Damaged images for a command; `path` is the original's name."""
+
     def prepare(bench: cases.Bench) -> Sequence[str]:
         flags, needed = commands.with_images(command, path)
         originals.copy(bench, path, *needed)
@@ -78,6 +83,7 @@ def on_images(command: str, path: str, harm: damage.Damage) -> attempts.Attempt:
 
 
 def images() -> Iterator[cases.Case]:
+    """Damage to images and labels."""
     three = ("evaluate", "image_samples", "batch")
     for index, how in attempts.in_turn(12, byte_mutators.NAMES):
         yield attempts.malformed(
@@ -117,6 +123,7 @@ def images() -> Iterator[cases.Case]:
 
 
 def flagfiles() -> Iterator[cases.Case]:
+    """Damage to flagfiles."""
     for index, how in attempts.in_turn(18, byte_mutators.NAMES):
         command = ("quantize", "batch", "evaluate")[index % 3]
 

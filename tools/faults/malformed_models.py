@@ -31,6 +31,7 @@ def on_model(command: str, path: str, harm: damage.Damage) -> attempts.Attempt:
 
 
 def saved_models() -> Iterator[cases.Case]:
+    """Damage to SavedModels."""
     pb = f"{originals.SAVED_MODEL}/saved_model.pb"
     for index, how in attempts.in_turn(36, byte_mutators.NAMES):
         command = "evaluate" if index % 4 == 3 else "quantize"
@@ -64,6 +65,7 @@ def saved_models() -> Iterator[cases.Case]:
 
 
 def keras_archives() -> Iterator[cases.Case]:
+    """Damage to .keras files."""
     path = originals.KERAS
     for index, how in attempts.in_turn(20, byte_mutators.NAMES):
         yield attempts.malformed(
@@ -98,6 +100,7 @@ def keras_archives() -> Iterator[cases.Case]:
 
 
 def hdf5_files() -> Iterator[cases.Case]:
+    """Damage to .h5 files."""
     names = (originals.HDF5, originals.HDF5_2)
     for index, how in attempts.in_turn(20, byte_mutators.NAMES):
         path = names[index % 2]
@@ -123,6 +126,7 @@ def hdf5_files() -> Iterator[cases.Case]:
 
 
 def tflite_files() -> Iterator[cases.Case]:
+    """Damage to .tflite files."""
     names = (originals.TFLITE, originals.FLOAT_TFLITE)
     for index, how in attempts.in_turn(18, byte_mutators.NAMES):
         path = names[index % 2]

@@ -18,6 +18,7 @@ from tools.faults import (
 
 
 def records() -> Iterator[cases.Case]:
+    """Damage to runs.sqlite."""
     path = f"{originals.RECORD}/runs.sqlite"
     for index, how in attempts.in_turn(18, byte_mutators.NAMES):
         yield attempts.malformed(
@@ -36,6 +37,8 @@ def records() -> Iterator[cases.Case]:
 
 
 def on_record(harm: damage.Damage, *, dry_run: bool) -> attempts.Attempt:
+    """A damaged record for an export, or for a plan."""
+
     def prepare(bench: cases.Bench) -> Sequence[str]:
         originals.copy(bench, originals.RECORD, originals.KERAS)
         harm(bench)
