@@ -12,7 +12,7 @@ import pathlib
 
 from absl import flags, logging
 
-from dsg_tf import cli, quantize_flags, quiet
+from dsg_tf import cli, needs, quantize_flags, quiet
 
 _USAGE = """
 Synthesises samples for a model, without data and without quantizing it.
@@ -48,7 +48,7 @@ _define(_FLAGS)
 def main() -> int:
     """Makes the samples that the flags ask for."""
     cli.require(_FLAGS, "saved_model")
-    config = quantize_flags.model_and_samples_config(_FLAGS)
+    config = needs.complete(quantize_flags.model_and_samples_config(_FLAGS))
     output = pathlib.Path(_FLAGS.output or "samples.npz")
     logging.set_verbosity(max(logging.get_verbosity(), logging.INFO))
     # Only now: importing TensorFlow takes seconds.
