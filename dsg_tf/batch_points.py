@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from absl import flags
 
@@ -59,8 +59,7 @@ class Point:
         lines = tuple(
             line for line in self.lines if not line.startswith(f"--{axis}=")
         )
-        config = needs.complete(quantize_flags.parse(lines))
-        return Point(values, lines, config)
+        return Point(values, lines, _config(lines, real=self.real))
 
 
 def points(model: batch_models.Model) -> list[Point]:
@@ -86,11 +85,24 @@ def points(model: batch_models.Model) -> list[Point]:
             if not (real and name in _OF_IMAGES)
         ]
         lines += passed_on
-        # Samples are made by a command that does not know the widths.
-        lines += needs.lines(quantize_flags.parse(lines))
-        config = needs.complete(quantize_flags.parse(lines))
+        if not real:
+            # Samples are made by a command that does not know the widths.
+            lines += needs.lines(quantize_flags.parse(lines))
+        config = _config(lines, real=real)
         found.append(Point(values, tuple(lines), config))
     return found
+
+
+def _config(lines: Sequence[str], *, real: bool) -> config_lib.PipelineConfig:
+    """What a run is asked for, which is given its samples if they are `real`.
+
+    Of samples that are given others are held out than of those that are made.
+    """
+    config = quantize_flags.parse(lines)
+    if not real:
+        return needs.complete(config)
+    given = dataclasses.replace(config, samples=batch_flags.REAL)
+    return dataclasses.replace(needs.complete(given), samples="")
 
 
 def with_held_out(count: int, most: int) -> int:

@@ -109,6 +109,18 @@ def _show_log(error: BaseException | None) -> None:
         _end(error)
 
 
+# absl's own: they write profiles to any place, or wait for a debugger.
+_OF_DEVELOPERS = (
+    "only_check_args",
+    "pdb",
+    "pdb_post_mortem",
+    "profile_file",
+    "run_with_pdb",
+    "run_with_profiling",
+    "use_cprofile_for_profiling",
+)
+
+
 def _parse(argv: list[str], values: flags.FlagValues) -> int:
     """Sets the flags; returns the exit code."""
     try:
@@ -122,6 +134,9 @@ def _parse(argv: list[str], values: flags.FlagValues) -> int:
         return _fail(str(error))
     if len(rest) > 1:
         return _fail(f"got argument {rest[1]!r}; expected only flags")
+    for name in _OF_DEVELOPERS:
+        if name in values and values[name].present:
+            return _fail(f"Unknown command line flag {name!r}")
     flag_values.check(values)
     return 0
 

@@ -36,12 +36,12 @@ class Task:
     ):
         self._name, self._total, self._unit = name, total, unit
         self._clock = clock
-        self._start = self._last = clock()
+        self._last = clock()
         # When the first fresh work was done: before it lie compiling and the
         # like, which say nothing of the pace.
         self._first: float | None = None
         self._counted = 0
-        self._done = self._skipped = 0
+        self._done = 0
         self._logged = False
 
     @property
@@ -50,8 +50,9 @@ class Task:
 
     def skip(self, amount: int) -> None:
         """Counts work that an earlier run has done; it does not bear on ETA."""
-        self._skipped += amount
         self._done += amount
+        if self._first is not None:
+            self._counted += amount
 
     def advance(self, amount: int = 1, detail: str = "") -> None:
         """Counts work as done and shows it when it is time to.

@@ -364,6 +364,8 @@ def _given(values: flags.FlagValues, *names: str) -> dict[str, object]:
     }
 
 
+_KINDS = {kind.__name__: kind for kind in (bool, int, float, str)}
+
 _IN_WORDS = {
     bool: "true or false",
     int: "a whole number",
@@ -389,7 +391,8 @@ def parse_field(text: str) -> dict[str, object]:
             expected="NAME=VALUE with one of "
             + ", ".join(sorted(set(fields) - {"method"})),
         )
-    kind = type(fields[name].default)
+    # Of the annotation: a count that is open by default is None.
+    kind = _KINDS[fields[name].type.partition(" | ")[0]]
     words = {"true": True, "false": False}
     try:
         parsed = words[value.lower()] if kind is bool else kind(value)

@@ -12,7 +12,11 @@ import pathlib
 
 from absl import flags, logging
 
+<<<<<<< HEAD
 from dsg_tf import cli, files, quantize_flags, quiet, stages
+=======
+from dsg_tf import cli, needs, quantize_flags, quiet
+>>>>>>> wt-t
 
 _USAGE = """
 Synthesises samples for a model, without data and without quantizing it.
@@ -48,7 +52,7 @@ _define(_FLAGS)
 def main() -> int:
     """Makes the samples that the flags ask for."""
     cli.require(_FLAGS, "saved_model")
-    config = quantize_flags.model_and_samples_config(_FLAGS)
+    config = needs.complete(quantize_flags.model_and_samples_config(_FLAGS))
     output = pathlib.Path(_FLAGS.output or "samples.npz")
     logging.set_verbosity(max(logging.get_verbosity(), logging.INFO))
     stages.set_folder(files.run_folder(output))

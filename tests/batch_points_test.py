@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 from absl import flags
 
-from dsg_tf import batch_flags, batch_models, batch_points, errors
+from dsg_tf import (
+    batch_flags,
+    batch_models,
+    batch_points,
+    errors,
+    needs,
+)
 from dsg_tf import config as config_lib
 from dsg_tf import samples as samples_lib
 
@@ -25,7 +31,7 @@ def test_widths_that_are_no_grid_are_points_of_their_own():
         for p in points
     ]
     assert widths == [(4, 8)] * 2 + [(8, 16)] * 2 + [(4, 4)] * 2
-    assert points[0].lines == (
+    assert points[0].lines[:3] == (
         "--weight_bits=4",
         "--activation_bits=8",
         "--seed=0",
@@ -48,7 +54,8 @@ def test_axis_is_left_out_of_values_lines_and_config():
     (point,) = _points("--seed=3", "--weight_bits=4")
     without = point.without("seed")
     assert without.values == {"weight_bits": "4"}
-    assert without.lines == ("--weight_bits=4",)
+    assert without.lines == tuple(x for x in point.lines if x != "--seed=3")
+    assert len(without.lines) == len(point.lines) - 1
     assert without.config.synthesis.seed == 0
 
 
@@ -59,6 +66,12 @@ def test_number_of_images_is_no_flag_of_the_run_that_gets_them():
     )
     assert (all_of_them.num_images, some.num_images) == (None, 12)
     assert some.lines == all_of_them.lines == ()
+    # As many are held out of images as of anything that is given.
+    given = needs.complete(config_lib.PipelineConfig(samples="x.npz"))
+    (seed,) = _points("--method=real", "--calibration_data=x", "--seed=3")
+    for point in (some, all_of_them, seed, seed.without("seed")):
+        assert point.config.verify_samples == given.verify_samples
+        assert point.config.samples == ""
     with pytest.raises(errors.UserError, match="--num_samples: got 0"):
         _points("--method=real", "--calibration_data=x", "--num_samples=0")
 

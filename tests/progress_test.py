@@ -43,12 +43,46 @@ def clock():
 def test_eta_is_time_per_work_times_what_is_left(clock):
     task = progress.Task("synthesis", 40, unit="steps", clock=clock)
     assert task.eta_s() is None
-    task.advance(10)
-    clock.now_s += 20  # 2 s a step, 30 steps to go.
+    task.advance(1)
+    clock.now_s += 18  # 2 s a step, 30 steps to go.
+    task.advance(9)
     assert task.eta_s() == pytest.approx(60)
     assert task.line("loss 0.9") == (
         "synthesis 10/40 steps (25 %), 60 s left, loss 0.9"
     )
+
+
+def test_time_goes_on_between_two_units_of_work(clock):
+    task = progress.Task("synthesis", 12, clock=clock)
+    task.advance(2)
+    clock.now_s += 4
+    task.advance(2)  # 2 s each, 8 to go.
+    assert task.eta_s() == pytest.approx(16)
+    clock.now_s += 2  # The unit at work is a slow one.
+    assert task.eta_s() == pytest.approx(24)
+
+
+def test_there_is_no_eta_before_two_timed_units(clock):
+    task = progress.Task("synthesis", 10, clock=clock)
+    for _ in range(2):
+        clock.now_s += 3
+        task.advance()
+        assert task.eta_s() is None
+        assert "left" not in task.line()
+    clock.now_s += 3
+    task.advance()
+    assert task.eta_s() == pytest.approx(7 * 3)
+
+
+def test_what_comes_before_the_first_unit_is_no_pace(clock):
+    """Compiling takes minutes, and is done once."""
+    task = progress.Task("synthesis", 100, clock=clock)
+    clock.now_s += 600
+    for _ in range(5):
+        task.advance()
+        clock.now_s += 1
+    # Four steps in five seconds by now.
+    assert task.eta_s() == pytest.approx(95 * 5 / 4)
 
 
 def test_skipped_work_counts_as_done_but_not_as_pace(clock):
@@ -56,9 +90,45 @@ def test_skipped_work_counts_as_done_but_not_as_pace(clock):
     task.skip(20)
     assert task.done == 20
     assert task.eta_s() is None
-    task.advance(10)
-    clock.now_s += 20  # 2 s a step, 10 to go; the 20 skipped took none.
+    task.advance(1)
+    assert task.eta_s() is None
+    clock.now_s += 18  # 2 s a step, 10 to go; the 20 skipped took none.
+    task.advance(9)
     assert task.eta_s() == pytest.approx(20)
+
+
+def test_work_that_is_skipped_later_is_no_pace_either(clock):
+    task = progress.Task("rounding", 40, clock=clock)
+    task.advance(1)
+    task.skip(20)
+    assert task.eta_s() is None
+    clock.now_s += 18
+    task.advance(9)
+    assert task.done == 30
+    assert task.eta_s() == pytest.approx(20)
+
+
+def test_more_work_than_was_thought_takes_more_time(clock):
+    task = progress.Task("synthesis", 10, unit="steps", clock=clock)
+    for _ in range(5):
+        task.advance()
+        clock.now_s += 2
+    before = task.eta_s()
+    assert before == pytest.approx(5 * 10 / 4)
+    task.extend(20)
+    assert task.eta_s() == pytest.approx(5 * before)
+    assert task.done == 5
+    assert task.line().startswith("synthesis 5/30 steps (16 %), 62 s left")
+
+
+def test_work_that_was_done_goes_on_when_there_is_more(clock):
+    task = progress.Task("synthesis", 2, clock=clock)
+    task.advance()
+    task.advance()
+    task.extend(2)
+    assert task.line() == "synthesis 2/4 (50 %)"
+    task.advance(2)
+    assert task.line() == "synthesis 4/4 (100 %)"
 
 
 def test_no_eta_when_all_is_done(clock):
@@ -70,8 +140,9 @@ def test_no_eta_when_all_is_done(clock):
 
 def test_more_work_than_expected_leaves_nothing(clock):
     task = progress.Task("synthesis", 4, clock=clock)
+    task.advance(3)
     clock.now_s += 1
-    task.advance(6)
+    task.advance(3)
     assert task.eta_s() == 0
 
 
@@ -139,6 +210,20 @@ def test_terminal_shows_a_bar():
     assert "synthesis" in shown
     assert "loss 0.25" in shown
     assert "4/4" in shown
+
+
+def test_a_bar_grows_with_its_work():
+    with (
+        _on_a_terminal() as terminal,
+        progress.task("synthesis", 4, unit="steps") as stage,
+    ):
+        stage.advance(4)
+        stage.extend(3)
+        stage.advance(3, "loss 0.5")
+        assert stage.done == 7
+    shown = terminal.getvalue()
+    assert "7/7" in shown
+    assert "7/4" not in shown
 
 
 def test_log_keeps_its_stream_after_the_bar():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from dsg_tf import (
@@ -50,7 +52,42 @@ def test_flags_left_alone_give_the_default_config():
 
 
 @pytest.mark.parametrize(
-    "text", ["", "steps", "steps=", "steps=1.5", "method=noise", "a=b=c"]
+    ("text", "value"),
+    [
+        # Open by default, a count of each kind.
+        ("tolerance=0.5", 0.5),
+        ("most_steps=60", 60),
+        ("num_samples=3", 3),
+        # Of a default in each type.
+        ("patience=4", 4),
+        ("jitter=0.25", 0.25),
+        ("mirror=False", False),
+        ("fill=black", "black"),
+    ],
+)
+def test_a_field_has_its_own_type(text, value):
+    (found,) = quantize_flags.parse_field(text).values()
+    assert found == value
+    assert type(found) is type(value)
+
+
+def test_every_field_but_the_method_can_be_set():
+    for field in dataclasses.fields(synthesis_config.SynthesisConfig):
+        if field.name == "method":
+            continue
+        value = field.default
+        text = "3" if value is None else str(value)
+        found = quantize_flags.parse([f"--synthesis={field.name}={text}"])
+        wanted = 3 if value is None else value
+        assert getattr(found.synthesis, field.name) == wanted
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "steps", "steps=", "steps=1.5", "method=noise", "a=b=c"),
+        *("tolerance=", "tolerance=x", "most_steps=1.5", "most_steps=none"),
+    ],
 )
 def test_wrong_field_is_refused(text):
     with pytest.raises(errors.UserError, match="--synthesis"):

@@ -29,6 +29,11 @@ _FAULTS = [
     ("--batch_size", {"batch_size": -1}, "an integer >= 1"),
     ("--synthesis=slack_probes", {"slack_probes": 0}, "an integer >= 1"),
     ("--steps", {"steps": -1}, "an integer >= 0"),
+    ("--synthesis=most_steps", {"most_steps": -1}, "an integer >= 0"),
+    ("--synthesis=most_steps", {"most_steps": 9.5}, "an integer >= 0"),
+    ("--synthesis=tolerance", {"tolerance": -0.5}, ">= 0"),
+    ("--synthesis=tolerance", {"tolerance": math.nan}, "finite"),
+    ("--synthesis=tolerance", {"tolerance": "little"}, "finite"),
     ("--synthesis=patience", {"patience": -1}, "an integer >= 0"),
     ("--seed", {"seed": -1}, "an integer >= 0"),
     ("--synthesis=learning_rate", {"learning_rate": 0.0}, "above 0"),
@@ -82,6 +87,7 @@ def test_every_field_of_synthesis_is_checked():
         *synthesis_config._WEIGHTS,
         *synthesis_config._SWITCHES,
         *("patience", "schedule", "initializer", "basis", "fill"),
+        *("tolerance", "most_steps"),
         *("slack_percentile", "slack_probes", "slack_source", "jitter"),
     }
     fields = {
