@@ -12,11 +12,7 @@ import pathlib
 
 from absl import flags, logging
 
-<<<<<<< HEAD
-from dsg_tf import cli, files, quantize_flags, quiet, stages
-=======
-from dsg_tf import cli, needs, quantize_flags, quiet
->>>>>>> wt-t
+from dsg_tf import cli, files, needs, quantize_flags, quiet, stages
 
 _USAGE = """
 Synthesises samples for a model, without data and without quantizing it.

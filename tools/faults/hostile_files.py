@@ -136,15 +136,6 @@ def _above(bench: cases.Bench, sentinel: str) -> Sequence[str]:
     ]
 
 
-def _record_above(bench: cases.Bench, sentinel: str) -> Sequence[str]:
-    """An export that is written where a device or a link leads."""
-    originals.copy(bench, originals.RECORD)
-    target = bench.work / "somebodys.csv"
-    target.write_text("somebody's\n")
-    os.symlink(target, bench.work / "out.csv")
-    return [f"--output_dir={originals.RECORD}", "--export=out.csv"]
-
-
 def _entry_above(bench: cases.Bench, sentinel: str) -> Sequence[str]:
     """Samples whose members are to be unpacked elsewhere."""
     flags, needed = commands.with_samples("quantize", originals.OWN_NPZ)
@@ -226,9 +217,6 @@ PLOTS = (
         "shell_batch", "names", _shell("batch", "models"), None, "batch"
     ),
     plots.Plot("name_above", "names", _above, None, "batch"),
-    plots.Plot(
-        "export_link", "names", _record_above, None, "batch", ("record/.lock",)
-    ),
     plots.Plot("entry_above", "names", _entry_above, None, "quantize"),
     plots.Plot(
         "flagfile_logs",
