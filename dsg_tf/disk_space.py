@@ -47,10 +47,12 @@ def reported(
         the disk is read-only. Any other error passes.
 
     Example:
-      >>> with reported("net.tflite", bytes_needed=10):
-      ...     raise OSError(errno.EFBIG, "File too large")
-      Traceback (most recent call last):
-      dsg_tf.errors.UserError: net.tflite: got a file of 10 bytes, ...
+      >>> try:
+      ...     with reported("net.tflite", bytes_needed=10):
+      ...         raise OSError(errno.EROFS, "Read-only file system")
+      ... except errors.UserError as error:
+      ...     print(error)
+      net.tflite: got a read-only disk; expected a writable one
     """
     try:
         yield
@@ -196,7 +198,7 @@ def _refusal(
         return errors.UserError(
             str(path),
             got=f"a file of {needed}, which is larger than the disk or the"
-            " limits of this session allow",
+            " limits of this shell allow",
             expected="room for it",
             remedy="see `ulimit -f`, or write to another disk",
         )

@@ -37,9 +37,13 @@ def refuse(
       errors.UserError: an output overlaps with an input.
 
     Example:
-      >>> refuse(["setup.py"], {"--saved_model": "./dsg_tf/../setup.py"})
-      Traceback (most recent call last):
-      dsg_tf.errors.UserError: --output: got setup.py, which is --saved_model...
+      >>> import tempfile
+      >>> with tempfile.TemporaryDirectory() as net:
+      ...     try:
+      ...         refuse([f"{net}/int8.tflite"], {"--saved_model": net})
+      ...     except errors.UserError as error:
+      ...         "lies inside of --saved_model" in str(error)
+      True
     """
     for name, given in inputs.items():
         if not isinstance(given, str | os.PathLike) or not os.fspath(given):
