@@ -48,9 +48,12 @@ class Fidelity:
         which the samples show one class only: the share of variance explained;
         up to 16 channels each is a quantity of its own, and the least counts.
       sqnr_mean_db: signal to noise around the mean of each channel (the last
-        axis), dB; likewise of the logit, and of the worst channel. Of a single
-        sample, and of outputs that no input reaches, around zero.
-      of_logit: whether `sqnr_mean_db` is of the logit.
+        axis), dB; of `sqnr_of`, and where channels count by themselves, of the
+        worst. Of a single sample, and of outputs that no input reaches, around
+        zero.
+      sqnr_of: what `sqnr_mean_db` is of: `values`, or the `logit` of one
+        sigmoid, or the `logarithm` of a softmax: rounding errors of the last
+        layer are alike there, however near 0 and 1 they end.
       same_decisions: of sigmoids, the share on the same side of 0.5, 0..1.
       commonest: of whole numbers, the share that the float model's most
         frequent one has.
@@ -76,7 +79,7 @@ class Fidelity:
     kind: str = output_kinds.Kind.VALUES.value
     agreement: float = 0.0
     sqnr_mean_db: float = -math.inf
-    of_logit: bool = False
+    sqnr_of: str = "values"
     same_decisions: float | None = None
     commonest: float | None = None
     shown: int | None = None
@@ -198,6 +201,9 @@ def _of_classes(pair: output_pair.Pair, kind: output_kinds.Kind) -> dict:
         "shown": len(np.unique(best)),
         "sqnr_mean_db": pair.spread.sqnr_db,
     }
+    if kind is output_kinds.Kind.PROBABILITIES and not pair.alone:
+        found["sqnr_of"] = "logarithm"
+        found["sqnr_mean_db"] = pair.logarithms().sqnr_db
     one_class = found["shown"] == 1 and pair.samples > 1
     if kind is output_kinds.Kind.LOGITS and one_class:
         # Then nothing tells classes from a regression.
@@ -212,7 +218,7 @@ def _of_sigmoids(pair: output_pair.Pair) -> dict:
     of_logit = pair.samples > 1 and pair.positions == pair.channels == 1
     spread = pair.logits() if of_logit else pair.spread
     return {
-        "of_logit": of_logit,
+        "sqnr_of": "logit" if of_logit else "values",
         "same_decisions": same,
         "shown": len(np.unique(above)),
         "agreement": same if pair.alone else min(same, spread.explained),

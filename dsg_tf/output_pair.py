@@ -96,6 +96,19 @@ class Pair:
             "float_finite": self.float_finite,
         }
 
+    def logarithms(self) -> output_spread.Spread:
+        """The spread of log(p), which a softmax of many classes hides.
+
+        Likewise clipped; of a log-softmax, that of the values.
+        """
+        if self.r.min(initial=0) < 0:
+            return self.spread
+        r, q = (
+            np.log(np.clip(x.astype(np.float64), self.least_step, None))
+            for x in (self.r, self.q)
+        )
+        return output_spread.measure(r, q)
+
     def logits(self) -> output_spread.Spread:
         """The spread of log(p / (1 - p)), which a sigmoid near 0 and 1 hides.
 

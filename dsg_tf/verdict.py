@@ -165,8 +165,8 @@ def _is_below(output, least_db: float) -> bool:
 
 def _low_sqnr(name: str, output) -> str:
     where = "around its mean"
-    if output.of_logit:
-        where = "of its logit"
+    if output.sqnr_of != "values":
+        where = f"of its {output.sqnr_of}"
     return (
         f"output {name!r}: SQNR {where} is {output.sqnr_mean_db:.1f} dB, below"
         f" {LEAST_SQNR_DB:g}"

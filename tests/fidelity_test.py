@@ -61,7 +61,7 @@ def test_each_output_of_a_file_is_judged_by_its_kind():
     ]
     # The kernels prescribe the grid of a sigmoid.
     assert one.step == tags.step == 1 / 256
-    assert (one.of_logit, tags.of_logit) == (True, False)
+    assert (one.sqnr_of, tags.sqnr_of) == ("logit", "values")
     assert image.step > 0
     assert best.step == 0
     assert verdict.judge(found, []).passed

@@ -108,7 +108,7 @@ def test_one_sigmoid_is_judged_by_its_decision_and_by_its_logit():
     # Cosine, by which they were judged, is blind to both.
     assert min(dead.cosine, half.cosine) > 0.9999
     right = _compare(r, _rounded(r), _KIND.SIGMOIDS)
-    assert right.of_logit
+    assert right.sqnr_of == "logit"
     assert right.sqnr_mean_db > 10
     assert right.agreement > 0.9
 
@@ -123,6 +123,22 @@ def test_what_a_sigmoid_hides_near_0_and_1_its_logit_shows():
     )
     assert found.sqnr_mean_db == pytest.approx(10 * np.log10(expected))
     assert found.sqnr_db > found.sqnr_mean_db + 9
+
+
+def test_a_softmax_is_judged_by_its_logarithms_as_far_as_the_grid_goes():
+    r, kind = _OUTPUTS["softmax"]
+    q = _softmax(np.log(r) + 0.3 * _drawn(16, 10, seed=1))
+    found = _compare(r, q, kind)
+    assert found.sqnr_of == "logarithm"
+    a, b = (np.log(np.maximum(x, _STEP)) for x in (r, q))
+    expected = np.sum((a - a.mean(axis=0)) ** 2) / np.sum((a - b) ** 2)
+    assert found.sqnr_mean_db == pytest.approx(10 * np.log10(expected))
+    # Those of a log-softmax are logarithms already.
+    logarithms = _compare(np.log(r), np.log(q), kind)
+    expected = np.log(r) - np.log(r).mean(axis=0)
+    assert logarithms.sqnr_mean_db == pytest.approx(
+        10 * np.log10(np.sum(expected**2) / np.sum(np.log(r / q) ** 2))
+    )
 
 
 def test_the_logit_ends_where_the_grid_does():

@@ -98,7 +98,7 @@ def test_a_good_run_passes_without_a_word():
             "output 'y': SQNR around its mean is 2.3 dB, below 10",
         ),
         (
-            {"sqnr_mean_db": 2.34, "of_logit": True},
+            {"sqnr_mean_db": 2.34, "sqnr_of": "logit"},
             "output 'y': SQNR of its logit is 2.3 dB, below 10",
         ),
         (
