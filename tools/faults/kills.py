@@ -219,8 +219,13 @@ def rows(folder: pathlib.Path) -> dict[str, tuple]:
 
 
 def _of_database(folder: pathlib.Path) -> list[str]:
-    with contextlib.closing(sqlite3.connect(folder / "runs.sqlite")) as found:
-        (answer,) = found.execute("PRAGMA integrity_check").fetchone()
+    try:
+        with contextlib.closing(
+            sqlite3.connect(folder / "runs.sqlite")
+        ) as found:
+            (answer,) = found.execute("PRAGMA integrity_check").fetchone()
+    except sqlite3.DatabaseError as error:
+        answer = str(error)
     return [] if answer == "ok" else [f"database: {answer}"]
 
 
