@@ -169,6 +169,7 @@ def _run(
             calibrated_with=len(calibrating),
             verified_on=len(held_out),
             edges=sample_set.metadata.get("edges"),
+            rounds=sample_set.metadata.get("rounds"),
             diverse=diverse,
             prepared=prepared,
             written=written,

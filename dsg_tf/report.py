@@ -45,6 +45,7 @@ def build(
     calibrated_with: int,
     verified_on: int,
     edges: Mapping[str, Any] | None,
+    rounds: Mapping[str, Mapping] | None,
     diverse,
     prepared,
     written,
@@ -62,6 +63,8 @@ def build(
       calibrated_with: number of samples.
       verified_on: number of other samples.
       edges: what the edge trial of their synthesis found; None without one.
+      rounds: steps of each batch, and how far it had settled; None where
+        nothing was synthesised.
       diverse: of those that calibrate (`diversity.Diversity`).
       prepared: what the passes made (`passes.Prepared`).
       written: what was written (`writers.Written`).
@@ -89,6 +92,7 @@ def build(
         "cover_behind_last_batch_norm": _cover(source, config),
         "samples": {"calibration": calibrated_with, "verified": verified_on},
         "edges": edges,
+        "rounds": rounds,
         "diversity": diverse.to_dict() if diverse.layers else None,
         "simulated": simulation.REASON if config.export.simulated else None,
         "passes": [_pass(report) for report in prepared.reports],
@@ -124,6 +128,26 @@ def build(
             "python": platform.python_version(),
         },
     }
+
+
+def _settled(report: Mapping) -> list[str]:
+    """Why the samples got no more steps, in a line; none where not asked."""
+    rounds = (report.get("rounds") or {}).values()
+    asked = [row for row in rounds if row["settled"] is not None]
+    if not asked:
+        return []
+    steps = ", ".join(str(row["steps"]) for row in asked)
+    off = max(_number(row["bits_off"]) for row in asked)
+    left = max(_number(row["label_share"]) for row in asked)
+    state = f"ranges within {off:.2g} bits of BatchNorm's"
+    if left:
+        state += f", {100 * left:.0f} % of the labels' cross-entropy left"
+    word = "settled" if all(row["settled"] for row in asked) else "not settled"
+    return [f"samples: {word} after {steps} steps ({state})"]
+
+
+def _number(value: float | None) -> float:
+    return math.inf if value is None else value
 
 
 def _pass(report) -> dict:
@@ -197,6 +221,7 @@ def summary(report: Mapping) -> list[str]:
         f"{report['output']}: {size}, {seconds['total']:.0f} s",
         f"samples, report.json and logs: {report['output']}.run/",
     ]
+    lines += _settled(report)
     if report["diversity"]:
         lines.append(diversity.in_one_line(report["diversity"]))
     if report["simulated"]:

@@ -185,6 +185,7 @@ def _build(**changes):
         "calibrated_with": 64,
         "verified_on": 16,
         "edges": {"fill": "black"},
+        "rounds": None,
         "diverse": diversity.Diversity(64, 0, ()),
         "prepared": types.SimpleNamespace(
             reports=(_PASS,), untreated=(("mix", "Einsum"),)
@@ -328,3 +329,31 @@ def test_report_says_how_tensors_behind_the_last_bn_were_covered(
     source.head = Head() if head else None
     built = _build(source=source, config=settings)
     assert built["cover_behind_last_batch_norm"] == cover
+
+
+def _round(**changes):
+    row = {"steps": 25, "settled": True, "bits_off": 0.5, "label_share": 0.25}
+    return row | changes
+
+
+class TestRounds:
+    def _line(self, rounds):
+        built = _build(rounds=rounds)
+        found = [x for x in report.summary(built) if x.startswith("samples: ")]
+        return found[0] if found else None
+
+    def test_the_summary_says_why_there_were_no_more_steps(self):
+        line = self._line({"0": _round(), "1": _round(steps=75)})
+        assert line == (
+            "samples: settled after 25, 75 steps (ranges within 0.5 bits of"
+            " BatchNorm's, 25 % of the labels' cross-entropy left)"
+        )
+
+    def test_a_batch_that_never_settled_is_told(self):
+        line = self._line({"0": _round(settled=False, bits_off=None)})
+        assert line.startswith("samples: not settled after 25 steps")
+        assert "within inf bits" in line
+
+    def test_nothing_is_said_where_nobody_asked(self):
+        assert self._line({"0": _round(settled=None)}) is None
+        assert self._line(None) is None

@@ -209,7 +209,8 @@ def _settle(model, config, stage, targets, callbacks) -> dict:
     """Optimises a batch until it has settled; see `settling`.
 
     Returns:
-      `steps` that it took, and the fields of `settling.Settling`.
+      `steps` that it took, whether it has `settled` (None where nobody asked),
+      and the fields of `settling.Settling`.
     """
     done, reached = 0, None
     for steps in settling.rounds(config.steps, config.most_steps):
@@ -227,7 +228,10 @@ def _settle(model, config, stage, targets, callbacks) -> dict:
         name: round(value, 3) if math.isfinite(value) else None
         for name, value in dataclasses.asdict(reached).items()
     }
-    return {"steps": done, **told}
+    settled = None
+    if config.tolerance:
+        settled = reached.reached(config.tolerance)
+    return {"steps": done, "settled": settled, **told}
 
 
 def _optimise(model, callbacks, steps: int) -> None:
