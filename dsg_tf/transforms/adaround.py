@@ -32,12 +32,14 @@ from dsg_tf import (
     qtypes,
     uniform,
 )
-from dsg_tf.graph import ir, parametric
+from dsg_tf.graph import evaluation, ir, walk
 from dsg_tf.transforms import pass_report
 
 # Rows of one layer: at most so many, in at most so many bytes.
 _MAX_ROWS = 8192
 _MAX_BYTES = 256 * 2**20
+# Samples that go through the network at a time.
+_BATCH_SIZE = 16
 
 
 class Store(Protocol):
@@ -193,35 +195,43 @@ def _rounded(
 
 
 class _Prefix:
-    """Inputs of layers behind rounded ones, and their outputs in float."""
+    """Inputs of layers behind rounded ones, and their outputs in float.
+
+    Two walks through the network: each layer's rows are computed from the
+    layers before it, and not from the network's input.
+    """
 
     def __init__(self, graph, layers, samples):
-        self._graph, self._samples = graph, samples
-        self._float_values = {}
-        for layer in layers:
-            self._float_values[layer.kernel_tensor] = layer.kernel
-            self._float_values[layer.bias_tensor] = layer.bias
-        self._values = dict(self._float_values)
-        self._runner = parametric.Parametric(graph, list(self._values))
+        self._count = len(next(iter(samples.values())))
+        self._batch_size = min(
+            self._count, evaluation.batch_size(graph.inputs, _BATCH_SIZE)
+        )
+        # Not `layer.output`: what stands before the bias may move positions.
+        self._outputs = {x.node: graph[x.node].output for x in layers}
+        self._rounded, self._float = (
+            walk.Walk(graph, targets, samples, batch_size=_BATCH_SIZE)
+            for targets in (
+                [layer.input for layer in layers],
+                list(self._outputs.values()),
+            )
+        )
 
     def set(self, layer: linear_layers.LinearLayer, kernel, bias) -> None:
         """Rounds a layer, for those behind it."""
-        self._values[layer.kernel_tensor] = np.asarray(kernel, np.float32)
-        self._values[layer.bias_tensor] = np.asarray(bias, np.float32)
+        for tensor, value in (
+            (layer.kernel_tensor, kernel),
+            (layer.bias_tensor, bias),
+        ):
+            self._rounded.set_constant(tensor, np.asarray(value, np.float32))
 
     def batches(
         self, layer: linear_layers.LinearLayer
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """(input behind rounded layers, float output), a batch at a time."""
-        # Not `layer.output`: what stands before the bias may move positions.
-        tensors = [layer.input, self._graph[layer.node].output]
-        function = self._runner.function(tensors)
-        rounded = self._runner.values(function, self._samples, self._values)
-        wanted = self._runner.values(
-            function, self._samples, self._float_values
-        )
-        for (x, _), (_, y) in zip(rounded, wanted, strict=True):
-            yield x, y + self._float_values[layer.bias_tensor]
+        rounded = self._rounded.to([layer.input])
+        wanted = self._float.to([self._outputs[layer.node]])
+        for (x,), (y,) in zip(rounded, wanted, strict=True):
+            yield x, y + layer.bias
 
     def share(
         self, layer: linear_layers.LinearLayer, output: np.ndarray
@@ -233,8 +243,6 @@ class _Prefix:
           output: its output in the first batch. The graph need not know how
             many positions that has, nor be a sample's positions one of them.
         """
-        count = len(next(iter(self._samples.values())))
-        batch = min(count, self._runner.batch_size)
-        positions = output[..., 0].size * count / batch
+        positions = output[..., 0].size * self._count / self._batch_size
         fitting = _MAX_BYTES // (4 * layer_rows.size(layer))
         return min(_MAX_ROWS, fitting) / positions
