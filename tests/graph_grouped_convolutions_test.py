@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 import tiny_graphs
 
-from dsg_tf.graph import frozen, grouped_convolutions, parametric
+from dsg_tf.graph import frozen, grouped_convolutions, walk
 
 _EPS = np.finfo(np.float32).eps
 
@@ -104,10 +104,11 @@ def test_a_kernel_that_is_fed_is_the_one_that_counts():
         ),
         (None, 8, 8, 8),
     )
-    runner = parametric.Parametric(graph, ["kernel:0"])
-    function = runner.function([graph.outputs[0].tensor])
+    output = graph.outputs[0].tensor
     x, other = _draw(2, 8, 8, 8), _draw(3, 3, 2, 12, seed=1)
-    ((y,),) = runner.values(function, {"x": x}, {"kernel:0": other})
+    going = walk.Walk(graph, [output], {"x": x})
+    going.set_constant("kernel:0", other)
+    ((y,),) = going.to([output])
     expected = _by_group(tf.constant(x), other, 1) + 1
     np.testing.assert_allclose(y, expected, rtol=0, atol=_slack(other))
 

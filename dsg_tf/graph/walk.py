@@ -3,7 +3,7 @@
 Techniques that treat layer by layer ask for the values in front of and behind
 one layer after the other, while the layers before get new weights. A walk keeps
 the values that it has come to, and computes the next ones from these instead of
-from the inputs: its time grows with the depth of a network, not with its square.
+from the inputs: its time grows with a network's depth, not with its square.
 """
 
 from __future__ import annotations
