@@ -315,7 +315,7 @@ class TestNames:
             name
             for name, function in vars(keras_ops).items()
             if inspect.isfunction(function)
-            and {"f", "fn", "func", "body", "cond", "body_fun", "true_fn"}
+            and {"f", "fn", "func", "function", "body", "cond", "true_fn"}
             & set(inspect.signature(function).parameters)
         }
         assert {"map", "scan", "while_loop", "cond", "vectorized_map"} <= taking

@@ -247,7 +247,9 @@ def _faulty_name(
     module = value.get("module")
     registered = value.get("registered_name")
     shown = ".".join(str(part)[:60] for part in (module, name) if part)
-    if registered not in (None, "", name, f"Custom>{name}"):
+    # Of a function, Keras writes its name or the word "function".
+    own = (None, "", name, value["class_name"], f"Custom>{name}")
+    if registered not in own:
         return str(registered)[:60], "is registered under a name of its own"
     if not isinstance(name, str) or (with_module and module is None):
         return shown, "is no function or class of Keras"
