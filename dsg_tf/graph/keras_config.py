@@ -171,11 +171,11 @@ def check(config: dict, subject: str) -> None:
 
     Example:
       >>> layer = {"class_name": "Lambda", "config": {"name": "code"}}
-      >>> check({"class_name": "Sequential", "config": [layer]}, "net.h5")
-      Traceback (most recent call last):
-      ...
-      dsg_tf.errors.UserError: net.h5: got the Lambda layer 'code', which \
-holds code of its own; ...
+      >>> try:
+      ...     check({"class_name": "Model", "config": [layer]}, "net.h5")
+      ... except errors.UserError as error:
+      ...     print(error.got)
+      the Lambda layer 'code', which holds code of its own
     """
     looked_up = {k: v for k, v in config.items() if k != "compile_config"}
     for layer, value, _ in _walk(looked_up):
