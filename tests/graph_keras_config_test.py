@@ -315,7 +315,7 @@ class TestNames:
             name
             for name, function in vars(keras_ops).items()
             if inspect.isfunction(function)
-            and {"f", "fn", "func", "body", "cond", "body_fun", "true_fn"}
+            and {"f", "fn", "func", "function", "body", "cond", "true_fn"}
             & set(inspect.signature(function).parameters)
         }
         assert {"map", "scan", "while_loop", "cond", "vectorized_map"} <= taking
@@ -357,14 +357,19 @@ def test_what_both_libraries_write_of_layers_passes(library):
         keras_config.check(json.loads(json.dumps(config, default=str)), "x")
 
 
-@pytest.mark.parametrize(
-    "activation",
-    [keras.ops.sin, keras.activations.relu6, keras.activations.gelu],
-)
-def test_functions_of_keras_as_activations_pass(activation):
-    layer = keras.layers.Dense(2, activation=activation)
+@pytest.mark.parametrize("name", ["relu6", "gelu", "hard_swish", "mish"])
+def test_functions_of_keras_as_activations_pass(name):
+    layer = keras.layers.Dense(2, activation=getattr(keras.activations, name))
     config = keras.saving.serialize_keras_object(layer)
     keras_config.check(json.loads(json.dumps(config)), "net.keras")
+
+
+def test_functions_of_keras_ops_pass_as_activations_and_others_do_not():
+    for registered in ("sin", "function", None):
+        function = _function("sin", "keras.ops", registered)
+        keras_config.check(_model(_layer(activation=function)), "net.keras")
+    for name in ("map", "scan", "while_loop", "convert_to_numpy", "system"):
+        _refused(_model(_layer(activation=_function(name, "keras.ops"))))
 
 
 def test_operations_on_symbolic_tensors_pass():

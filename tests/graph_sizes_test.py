@@ -195,12 +195,6 @@ def _column(x, count: int):
     return tf.reshape(tf.tile(x[:1, :1], [1, count]), [count])
 
 
-def _outer(a, b):
-    """(n, n, n, n) of two (n,)."""
-    square = tf.tensordot(a, b, 0)
-    return tf.tensordot(square, square, 0)
-
-
 def _traced(body):
     """A concrete function of x, without computing any constant of it."""
     return tf.function(body, input_signature=[_SPEC]).get_concrete_function()
@@ -216,8 +210,6 @@ class TestGraph:
     @pytest.mark.parametrize(
         "body",
         [
-            # Outer products: the shapes come of what is multiplied.
-            lambda x: _outer(_column(x, 1 << 13), _column(x, 1 << 13)),
             lambda x: tf.linalg.diag(_column(x, 1 << 25)),
             lambda x: tf.one_hot(tf.cast(x, tf.int32), 1 << 30)[..., :2, :2],
         ],

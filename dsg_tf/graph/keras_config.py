@@ -171,11 +171,11 @@ def check(config: dict, subject: str) -> None:
 
     Example:
       >>> layer = {"class_name": "Lambda", "config": {"name": "code"}}
-      >>> check({"class_name": "Sequential", "config": [layer]}, "net.h5")
-      Traceback (most recent call last):
-      ...
-      dsg_tf.errors.UserError: net.h5: got the Lambda layer 'code', which \
-holds code of its own; ...
+      >>> try:
+      ...     check({"class_name": "Model", "config": [layer]}, "net.h5")
+      ... except errors.UserError as error:
+      ...     print(error.got)
+      the Lambda layer 'code', which holds code of its own
     """
     looked_up = {k: v for k, v in config.items() if k != "compile_config"}
     for layer, value, _ in _walk(looked_up):
@@ -247,7 +247,9 @@ def _faulty_name(
     module = value.get("module")
     registered = value.get("registered_name")
     shown = ".".join(str(part)[:60] for part in (module, name) if part)
-    if registered not in (None, "", name, f"Custom>{name}"):
+    # Of a function, Keras writes its name or the word "function".
+    own = (None, "", name, value["class_name"], f"Custom>{name}")
+    if registered not in own:
         return str(registered)[:60], "is registered under a name of its own"
     if not isinstance(name, str) or (with_module and module is None):
         return shown, "is no function or class of Keras"
