@@ -84,11 +84,12 @@ class Judge:
 
 
 def _settling(samples: pathlib.Path) -> tuple[float, float]:
-    """Bits off and share of the labels, means over batches."""
+    """Bits off and share of the labels, means over batches; NaN for none."""
     with zipfile.ZipFile(samples) as archive:
         rounds = json.loads(archive.read("metadata.json"))["rounds"]
     return tuple(
-        float(np.mean([r[name] for r in rounds.values()]))
+        # What is no number is null, and NaN of this type.
+        float(np.mean([r[name] for r in rounds.values()], dtype=float))
         for name in ("bits_off", "label_share")
     )
 

@@ -60,8 +60,9 @@ def test_grid_of_models_methods_widths_and_seeds(zoo):
         for bits in (4, 8)
         for seed in (0, 1)
     ]
-    # Samples: of each model, method and seed, for both widths.
-    assert len(_folders(runs, "samples")) == 8
+    # Samples: of each model and seed; those of dsg as many as a width needs,
+    # those of zeroq for both.
+    assert len(_folders(runs, "samples")) == 8 + 4
     assert _folders(runs, "float") == []
 
 
@@ -75,7 +76,8 @@ def test_what_a_run_needs_stands_before_it(zoo):
         seen.add(run.key)
     assert _folders(runs, "float") == ["a/float", "b/float"]
     quantized = [run for run in runs if run.kind == "quantize"]
-    assert len({run.needs for run in quantized}) == 2  # One set a model.
+    # A set for each model and width.
+    assert len({run.needs for run in quantized}) == 4
     floats = {run.folder: run.key for run in runs if run.kind == "float"}
     evaluated = [run for run in runs if run.kind == "evaluate"]
     assert [run.needs for run in evaluated] == [
@@ -180,6 +182,13 @@ def test_samples_are_made_with_the_flags_that_bear_on_them(zoo):
         f"--saved_model={zoo / 'a.keras'}",
         f"--output=/out/{run.artifact}",
         "--seed=3",
+        # What 4 bits need, which the command does not know of.
+        "--num_samples=64",
+        "--batch_size=16",
+        "--steps=300",
+        "--synthesis=tolerance=0.0",
+        "--synthesis=most_steps=300",
+        "--verify_samples=16",
     ]
 
 
@@ -309,7 +318,7 @@ def test_key_is_of_what_a_run_depends_on_and_of_nothing_else(zoo):
     first = _key()
     assert _key("--weight_bits=8", "--jobs=2") == first
     assert _key("--eval_data=val.npz", "--preprocess=unit") == first
-    others = {_key("--seed=1"), _key("--verify_samples=8")}
+    others = {_key("--seed=1"), _key("--verify_samples=4")}
     (zoo / "a.keras").write_text("retrained")
     others.add(_key())
     (zoo / "a.keras").write_text("a")
@@ -335,10 +344,18 @@ def test_samples_are_shared_by_all_that_does_not_bear_on_them(zoo):
         runs = _runs("--models=a.keras", *argv)
         return {run.key for run in runs if run.kind == "samples"}
 
-    (key,) = samples("--weight_bits=2,4,8", "--granularity=channel,tensor")
+    (key,) = samples("--granularity=channel,tensor", "--activation_bits=8,16")
     assert samples() == {key}
+    # Lower widths need more, and all of them the same.
+    (many,) = samples("--bits=W2A8,W4A8,W8A4", "--granularity=channel,tensor")
+    assert many != key
+    assert samples("--bits=W4A8,W8A8") == {key, many}
+    assert samples("--bits=W4A8,W8A8", "--synthesis=tolerance=0") == samples(
+        "--synthesis=tolerance=0"
+    )
+    assert len(samples("--synthesis=tolerance=0")) == 1
     assert key not in samples("--seed=1")
-    assert key not in samples("--verify_samples=8")
+    assert key not in samples("--verify_samples=4")
     assert key not in samples("--input_range=-1,1")
 
 
