@@ -29,9 +29,9 @@ class Journal:
     notes: dict
 
     def encode(self) -> bytes:
-        """A checksum, and JSON."""
-        body = json.dumps({"version": _VERSION, **dataclasses.asdict(self)})
-        return f"{zlib.crc32(body.encode()):08x} {body}".encode()
+        """JSON, with a checksum of all else that it holds."""
+        whole = {"version": _VERSION, **dataclasses.asdict(self)}
+        return json.dumps({**whole, "checksum": _sum(whole)}).encode()
 
     def check_bounds(self, count: int) -> None:
         """Makes sure that all batches lie within `count` samples.
@@ -51,11 +51,10 @@ def read(path: pathlib.Path) -> Journal:
       ValueError: it is not as `Journal.encode` made it.
       OSError: it cannot be read.
     """
-    checksum, _, body = path.read_bytes().partition(b" ")
-    if checksum != f"{zlib.crc32(body):08x}".encode():
-        raise ValueError("its journal is torn, or of another version")
     try:
-        whole = json.loads(body)
+        whole = json.loads(path.read_bytes())
+        if whole.pop("checksum", None) != _sum(whole):
+            raise ValueError("its journal is torn, or of another version")
         if whole["version"] != _VERSION:
             raise ValueError("its journal is of another version")
         done = tuple(
@@ -63,7 +62,9 @@ def read(path: pathlib.Path) -> Journal:
             for start, labels, sums in whole["done"]
         )
         return Journal(str(whole["key"]), done, dict(whole["notes"]))
-    except (TypeError, KeyError, RecursionError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError("its journal is torn") from error
+    except (AttributeError, TypeError, KeyError, RecursionError) as error:
         raise ValueError("its journal holds something else") from error
 
 
@@ -75,6 +76,10 @@ def checksum(array: np.ndarray) -> int:
       True
     """
     return zlib.crc32(np.ascontiguousarray(array))
+
+
+def _sum(whole: dict) -> int:
+    return zlib.crc32(json.dumps(whole).encode())
 
 
 def _whole(value: object) -> int:
