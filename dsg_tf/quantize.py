@@ -51,7 +51,6 @@ def main() -> int:
     )
     logging.set_verbosity(max(logging.get_verbosity(), logging.INFO))
     stages.set_folder(files.run_folder(pathlib.Path(output)))
-    logging.info("importing TensorFlow")
     with quiet.importing():
         from dsg_tf import pipeline, report
 
