@@ -97,7 +97,11 @@ def test_default_run_agrees_with_the_model(default_run):
     assert default_run.passed
     assert default_run.report["batch_norm_layers"] == 2
     assert default_run.report["samples"] == {"calibration": 6, "verified": 3}
-    assert default_run.report["edges"]["fill"] in ("wrap", "black")
+    # With so few steps nobody asks what lies beyond the edges.
+    assert default_run.report["edges"] is None
+    assert all(
+        row["steps"] >= 1 for row in default_run.report["rounds"].values()
+    )
 
 
 def test_report_has_the_diversity_of_what_calibrates(default_run, model):

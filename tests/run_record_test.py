@@ -237,7 +237,7 @@ def test_read_only_record_is_read_and_says_that_it_takes_nothing(
         lambda: record.delete("k00"),
     ):
         with pytest.raises(
-            errors.UserError, match=r"readonly database.*another"
+            errors.UserError, match=r"runs.sqlite: got a read-only disk"
         ):
             act()
     assert path.exists()

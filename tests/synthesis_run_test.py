@@ -361,8 +361,11 @@ class TestRounds:
         _, store, _ = hard
         assert list(store.notes["rounds"]) == ["0", "1"]
         for told in store.notes["rounds"].values():
-            assert told.keys() == {"steps", "bits_off", "label_share"}
+            assert told.keys() == {
+                *("steps", "settled", "bits_off", "label_share")
+            }
             assert told["steps"] == 20
+            assert told["settled"] is False
             assert 1e-6 < told["bits_off"] < 10
             assert 0 < told["label_share"] < 10
 
