@@ -45,6 +45,7 @@ class Tap:
         return cls(source, replaced, lambda values: [*map(function, values)])
 
 
+@tf.autograph.experimental.do_not_convert
 def splice(
     graph: ir.Graph,
     batches: Sequence[Sequence[tf.Tensor]],
@@ -61,7 +62,8 @@ def splice(
       batches: the inputs of each batch, in the order of `graph.inputs`. All
         batches go through in step: a tap sees the values of all of them.
       outputs: tensors to compute, `node:index`.
-      taps: at most one for a source, and for a replaced tensor.
+      taps: at most one for a source, and for a replaced tensor. What one has
+        replaced, another may be given.
 
     Returns:
       The outputs' tensors of each batch, replaced ones as the functions
@@ -142,11 +144,8 @@ class _Splice:
                 self._flush()
                 waiting.clear()
             self._pending.append(node)
-            waiting |= {
-                self._taps[tensor].replaced
-                for tensor in graph.output_tensors(node)
-                if tensor in self._taps
-            }
+            for tensor in graph.output_tensors(node):
+                waiting |= self._replaced(tensor)
         self._flush()
         count = len(next(iter(self._known.values())))
         return [[self._known[t][k] for t in outputs] for k in range(count)]
@@ -186,6 +185,18 @@ class _Splice:
 
     def _tap(self, tensor: str) -> None:
         tap = self._taps.get(tensor)
-        if tap is not None:
-            values = tuple(tap.function(self._known[tensor]))
-            self._known[tap.replaced] = values
+        if tap is None:
+            return
+        values = tuple(tap.function(self._known[tensor]))
+        self._known[tap.replaced] = values
+        if tap.replaced != tensor:
+            # No node of the graph computes it, so that no flush gets to it.
+            self._tap(tap.replaced)
+
+    def _replaced(self, tensor: str) -> set[str]:
+        """What is known once a tensor is and the taps from it were called."""
+        found: set[str] = set()
+        while tensor in self._taps and self._taps[tensor].replaced not in found:
+            tensor = self._taps[tensor].replaced
+            found.add(tensor)
+        return found
