@@ -232,22 +232,24 @@ def _activation(graph: ir.Graph, tensor: str) -> ir.Node | None:
 
 def _measure(reading, batch, measured, tensor, features):
     """A tap: keeps the moments of `features`, returns what readers get."""
-    shape = features.shape
+    shape, dtype = features.shape, features.dtype
     features = tf.cast(features, tf.float32)
     positions = int(np.prod(shape)) // (shape[reading.axis] * batch)
     op = reading.activation.op if reading.activation else ""
     if positions <= 1:
         flat = tf.reshape(features, (batch, shape[reading.axis]))
         measured[tensor] = flat, None
-        return _activated(op, features)
+        return tf.cast(_activated(op, features), dtype)
     axis = reading.axis
+    if axis != shape.rank - 1 and (axis != 1 or shape[0] != batch):
+        # Channels between positions, or first where a sample has several rows.
+        order = [*(a for a in range(shape.rank) if a != axis), axis]
+        reading = dataclasses.replace(reading, axis=shape.rank - 1)
+        moved = tf.transpose(features, order)
+        moved = _measure(reading, batch, measured, tensor, moved)
+        return tf.cast(tf.transpose(moved, np.argsort(order)), dtype)
     if axis != shape.rank - 1:
         # Channels first: a view of it as (B, C, P).
-        if axis != 1 or shape[0] != batch:
-            raise ValueError(
-                f"{tensor}: channels along axis {axis} of {shape}; expected 1"
-                " or the last"
-            )
         passed, mean, variance = _moments(
             tf.reshape(features, (batch, shape[1], positions)),
             op=op,
@@ -262,7 +264,7 @@ def _measure(reading, batch, measured, tensor, features):
             first=False,
         )
     measured[tensor] = mean, variance
-    return tf.reshape(passed, shape)
+    return tf.cast(tf.reshape(passed, shape), dtype)
 
 
 def _centre(reading: _Reading) -> np.ndarray | None:
