@@ -11,6 +11,7 @@ import tiny_graphs
 
 from dsg_tf import (
     errors,
+    layer_edits,
     learned_rounding,
     linear_layers,
     weight_scales,
@@ -58,7 +59,7 @@ def _batch_norm(x, seed=0):
     )
 
 
-def _net(act=tf.nn.relu6):
+def _function(act=tf.nn.relu6):
     """Convolution with BN, depthwise with BN, convolution and dense without.
 
     Of four layers three have a bias, and two an input that BN describes.
@@ -78,7 +79,11 @@ def _net(act=tf.nn.relu6):
         x = tf.nn.relu(tf.nn.conv2d(x, kernels[2], 1, "SAME"))
         return tf.reduce_mean(x, [1, 2]) @ kernels[3] + _draw(4)
 
-    graph = tiny_graphs.freeze(function, (None, 8, 8, 3))
+    return function
+
+
+def _net(act=tf.nn.relu6):
+    graph = tiny_graphs.freeze(_function(act), (None, 8, 8, 3))
     return fold_batch_norm.fold_batch_norm(graph)[0]
 
 
@@ -290,6 +295,218 @@ class TestAuto:
         (found,), _ = _means(result, [tensor], _samples())
         limit = 4 * 54 * _UNIT * 10 * deviation.max()
         assert (np.abs(found - wanted) <= limit).all()
+
+    def test_analytic_layers_are_corrected_as_by_analytic(self):
+        graph = _net()
+        results = [
+            bias_correction.correct_bias(
+                _rounded(graph), graph, method=method, samples=_samples()
+            )[0]
+            for method in ("auto", "analytic")
+        ]
+        for one, two in zip(*map(_layers, results), strict=True):
+            if one.node in {x.node for x in _layers(graph)[1:3]}:
+                np.testing.assert_array_equal(one.bias, two.bias)
+
+    def test_only_some_are_corrected_without_samples_of_the_others(self):
+        """Behind analytic layers alone, nothing is measured."""
+        graph = _net()
+        analytic = dict(list(_grids(graph).items())[1:3])
+        rounded, _ = weight_rounding.round_weights(graph, analytic)
+        result, report = bias_correction.correct_bias(
+            rounded, graph, method="auto", samples=_samples()
+        )
+        assert [row.reason for row in report.applied] == ["analytic"] * 2
+        wanted, _ = bias_correction.correct_bias(
+            rounded, graph, method="analytic"
+        )
+        for one, two in zip(_layers(result), _layers(wanted), strict=True):
+            np.testing.assert_array_equal(one.bias, two.bias)
+
+
+def _branches(x):
+    """Layers beside each other, a sum, a transposed and a grouped one."""
+    x = tf.nn.relu6(_batch_norm(tf.nn.conv2d(x, _draw(3, 3, 3, 6), 1, "SAME")))
+    y = tf.nn.relu(tf.nn.conv2d(x, 0.3 * _draw(3, 3, 6, 6), 1, "SAME") + 0.1)
+    z = tf.nn.depthwise_conv2d(x, _draw(3, 3, 6, 1), [1] * 4, "SAME")
+    x = tf.nn.relu(x + y - tf.nn.relu(z))
+    x = tf.nn.relu(tf.nn.conv2d(x, _draw(3, 3, 2, 6), 2, "SAME"))
+    shape = tf.stack([tf.shape(x)[0], 8, 8, 5])
+    x = tf.nn.conv2d_transpose(x, _draw(3, 3, 5, 6), shape, 2, "SAME")
+    x = tf.ensure_shape(tf.nn.relu(x), (None, 8, 8, 5))
+    return tf.reduce_mean(x, [1, 2]) @ _draw(5, 4)
+
+
+def _by_layer(rounded, graph, samples):
+    """Biases as the paper says: one layer after the other, by output."""
+    biases = {}
+    for layer in _layers(graph):
+        (wanted,), _ = _means(graph, [layer.output], samples)
+        (found,), _ = _means(rounded, [layer.output], samples)
+        edit = layer_edits.Edit(layer_edits.with_own_constants(rounded))
+        (own,) = [x for x in _layers(rounded) if x.output == layer.output]
+        bias = 0 if own.bias is None else own.bias
+        biases[layer.output] = bias + wanted - found
+        edit.set(own, own.kernel, biases[layer.output].astype(np.float32))
+        rounded = edit.graph()
+    return biases
+
+
+class TestInOnePass:
+    def _folded(self, function, shape=(None, 8, 8, 3)):
+        graph = tiny_graphs.freeze(function, shape)
+        return fold_batch_norm.fold_batch_norm(graph)[0]
+
+    def test_biases_are_those_of_one_layer_after_the_other(self):
+        graph = self._folded(_branches)
+        assert len(_layers(graph)) == 6
+        rounded = _rounded(graph)
+        result, report = bias_correction.correct_bias(
+            rounded, graph, samples=_samples()
+        )
+        assert len(report.applied) == 6
+        wanted = _by_layer(rounded, graph, _samples())
+        _, deviations = _means(graph, list(wanted), _samples())
+        for layer, deviation in zip(_layers(result), deviations, strict=True):
+            # As above: six layers deep.
+            np.testing.assert_allclose(
+                layer.bias,
+                wanted[layer.output],
+                rtol=0,
+                atol=6 * 54 * _UNIT * 10 * deviation.max(),
+            )
+
+    def test_means_are_those_of_the_float_network_where_branches_meet(self):
+        graph = self._folded(_branches)
+        rounded = _rounded(graph)
+        result, _ = bias_correction.correct_bias(
+            rounded, graph, samples=_samples()
+        )
+        tensors = [layer.output for layer in _layers(graph)]
+        wanted, deviations = _means(graph, tensors, _samples())
+        found, _ = _means(result, tensors, _samples())
+        off, _ = _means(rounded, tensors, _samples())
+        for w, f, o, d in zip(wanted, found, off, deviations, strict=True):
+            assert (np.abs(f - w) <= 6 * 54 * _UNIT * 10 * d.max()).all()
+            assert np.abs(o - w).max() > 1e-3 * d.max()
+
+    def test_inputs_go_where_they_belong(self):
+        graph = tiny_graphs.freeze(
+            lambda x, y: (
+                tf.nn.relu(x @ _draw(5, 6)) @ _draw(6, 4) + y @ _draw(3, 4)
+            ),
+            (None, 5),
+            (None, 3),
+        )
+        # By name, in another order than the graph's.
+        samples = {"y": _draw(20, 3, seed=1) + 2, "x": _draw(20, 5) - 1}
+        rounded = _rounded(graph)
+        result, report = bias_correction.correct_bias(
+            rounded, graph, samples=samples
+        )
+        assert len(report.applied) == 3
+        tensors = [port.tensor for port in graph.outputs]
+        (wanted,), (deviation,) = _means(graph, tensors, samples)
+        (found,), _ = _means(result, tensors, samples)
+        limit = 2 * 14 * _UNIT * 10 * deviation.max()
+        assert (np.abs(found - wanted) <= limit).all()
+
+    def test_the_same_samples_give_the_same_bytes(self):
+        graph = self._folded(_branches)
+        first, second = (
+            bias_correction.correct_bias(
+                _rounded(graph), graph, samples=_samples()
+            )[0]
+            for _ in range(2)
+        )
+        for one, two in zip(_layers(first), _layers(second), strict=True):
+            assert one.bias.tobytes() == two.bias.tobytes()
+
+
+def _biases(graph, samples):
+    result, report = bias_correction.correct_bias(
+        _rounded(graph), graph, samples=samples
+    )
+    assert len(report.applied) == len(_layers(graph))
+    return [layer.bias for layer in _layers(result)]
+
+
+def _rows(*indices):
+    return {"x": _samples()["x"][list(indices)]}
+
+
+def _assert_biases(found, expected, atol=4 * 54 * _UNIT * 10):
+    """Means of equal samples, in another order of summing up."""
+    for one, two in zip(found, expected, strict=True):
+        size = max(np.abs(two).max(), 1)
+        np.testing.assert_allclose(one, two, rtol=0, atol=atol * size)
+
+
+class TestBatchesOfTheModel:
+    """A graph that was exported with a batch size takes no other."""
+
+    @pytest.mark.parametrize(
+        ("size", "given", "taken"),
+        [
+            (1, 1, range(1)),
+            (1, 7, range(7)),
+            (3, 6, range(6)),
+            # The last batch would not be full.
+            (3, 7, range(6)),
+            (3, 3, range(3)),
+            # None is full: all stand in it, about as often.
+            (3, 1, [0]),
+            (6, 2, [0, 1]),
+            (6, 3, [0, 1, 2]),
+            (3, 2, [0, 1, 0]),
+        ],
+    )
+    def test_hold_the_samples_as_often_as_each_other(self, size, given, taken):
+        graph = fold_batch_norm.fold_batch_norm(
+            tiny_graphs.freeze(_function(), (size, 8, 8, 3))
+        )[0]
+        _assert_biases(
+            _biases(graph, _rows(*range(given))),
+            _biases(_net(), _rows(*taken)),
+        )
+
+
+class TestMemory:
+    """Not more samples than the largest layer's outputs have room for."""
+
+    # Of float32 8 x 8 x 8.
+    _SAMPLE = 2048
+
+    @pytest.mark.parametrize(
+        ("room", "taken"),
+        [
+            (_SAMPLE * 10, 10),
+            (_SAMPLE * 11 - 1, 10),
+            (_SAMPLE * 100, 24),
+            # Few enough to be of no use.
+            (_SAMPLE, 4),
+            (1, 4),
+        ],
+    )
+    def test_limits_the_samples_and_all_are_corrected(
+        self, monkeypatch, room, taken
+    ):
+        monkeypatch.setattr(bias_correction, "_MOST_BYTES", room)
+        found = _biases(_net(), _samples())
+        monkeypatch.undo()
+        _assert_biases(found, _biases(_net(), _rows(*range(taken))))
+
+    @pytest.mark.parametrize(("size", "taken"), [(1, 4), (3, 3), (6, 6)])
+    def test_does_not_leave_a_batch_of_the_model_half_empty(
+        self, monkeypatch, size, taken
+    ):
+        monkeypatch.setattr(bias_correction, "_MOST_BYTES", 1)
+        graph = fold_batch_norm.fold_batch_norm(
+            tiny_graphs.freeze(_function(), (size, 8, 8, 3))
+        )[0]
+        found = _biases(graph, _samples())
+        monkeypatch.undo()
+        _assert_biases(found, _biases(_net(), _rows(*range(taken))))
 
 
 class TestWhatStays:

@@ -221,18 +221,20 @@ def _batches(
     """Samples as the graph takes them, as many as memory has room for.
 
     One batch where the graph leaves its size open; else as many of the size
-    that it has as there are whole ones, or one that repeats the last sample.
+    that it has as there are whole ones. Samples that do not fill one stand in
+    it again, all of them about as often.
     """
     largest = max(
         int(np.prod([n for n in graph.shape(layer.output)[1:] if n]))
         for layer in linear_layers.find(graph)
     )
     room = max(_MOST_BYTES // (4 * largest), _LEAST_SAMPLES)
-    total = min(len(next(iter(samples.values()))), room)
-    size = evaluation.batch_size(graph.inputs, total)
-    if total >= size:
-        total -= total % size
-    few = {name: array[:total] for name, array in samples.items()}
+    total = len(next(iter(samples.values())))
+    size = evaluation.batch_size(graph.inputs, min(total, room))
+    # A batch takes the room that it takes, whatever it holds.
+    count = max(min(total, room) // size, 1) * size
+    rows = np.arange(count) % total
+    few = {name: np.asarray(array)[rows] for name, array in samples.items()}
     return [feeds for feeds, _ in evaluation.fed(graph.inputs, few, size)]
 
 
