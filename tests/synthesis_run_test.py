@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import json
 
 import keras
 import numpy as np
@@ -11,8 +13,8 @@ import tensorflow as tf
 import tiny_classifier
 import tiny_graphs
 
-from dsg_tf import bn_statistics, input_domain, synthesis_config
-from dsg_tf.synthesis import run
+from dsg_tf import bn_statistics, input_domain, progress, synthesis_config
+from dsg_tf.synthesis import run, synthesizer
 
 _CONFIG = synthesis_config.SynthesisConfig(
     batch_size=2, steps=4, schedule="cosine", seed=3, slack_probes=4
@@ -312,6 +314,246 @@ class TestNoise:
         )
         assert first.tobytes() == second.tobytes()
         assert len({sample.tobytes() for sample in first}) == 20
+
+
+# Of two batches none gets there: each has rounds of 4, 8 and 8 steps.
+_HARD = {"tolerance": 1e-6, "most_steps": 20, "count": 4}
+
+
+class _Counting(keras.callbacks.Callback):
+    """Steps of each round, and the rate of each step, by batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.rounds, self.rates = {}, {}
+
+    def on_train_begin(self, logs=None):
+        self.rounds.setdefault(self.model.batch_index, []).append(0)
+
+    def on_train_batch_end(self, batch, logs=None):
+        index = self.model.batch_index
+        self.rounds[index][-1] += 1
+        rate = float(self.model.optimizer.learning_rate.value)
+        self.rates.setdefault(index, []).append(rate)
+
+
+class TestRounds:
+    @pytest.fixture(scope="class")
+    def hard(self, tmp_path_factory):
+        """A run that misses its tolerance: its folder, store and steps."""
+        folder = tmp_path_factory.mktemp("hard")
+        counting = _Counting()
+        return folder, _synthesize(folder, counting, **_HARD), counting
+
+    def test_go_on_up_to_the_most_while_ranges_are_off(self, hard):
+        _, _, counting = hard
+        assert counting.rounds == {0: [4, 8, 8], 1: [4, 8, 8]}
+
+    def test_have_a_schedule_each(self, hard):
+        _, _, counting = hard
+        for rates in counting.rates.values():
+            peaks = [rates[start] for start in (0, 4, 12)]
+            assert peaks == pytest.approx([_CONFIG.learning_rate] * 3)
+            assert rates[3] < rates[2] < rates[1] < rates[0]
+            assert rates[19] < rates[16] < rates[12]
+
+    def test_are_noted_with_what_they_reached(self, hard):
+        _, store, _ = hard
+        assert list(store.notes["rounds"]) == ["0", "1"]
+        for told in store.notes["rounds"].values():
+            assert told.keys() == {"steps", "bits_off", "label_share"}
+            assert told["steps"] == 20
+            assert 1e-6 < told["bits_off"] < 10
+            assert 0 < told["label_share"] < 10
+
+    def test_are_told_in_the_metadata_of_the_samples(self, hard):
+        folder, store, _ = hard
+        packed = store.pack(folder / "samples.npz", {})
+        assert packed.metadata["rounds"] == store.notes["rounds"]
+
+    def test_continue_on_the_samples_as_they_are(self, tmp_path):
+        """The distance falls over rounds, and does not begin anew."""
+        seen = []
+        watch = keras.callbacks.LambdaCallback(
+            on_train_batch_end=lambda batch, logs: seen.append(
+                float(np.sum(watch.model.distances.numpy()))
+            )
+        )
+        _synthesize(
+            tmp_path,
+            watch,
+            **{**_HARD, "most_steps": 60, "count": 2},
+            jitter=0.0,
+            mirror=False,
+        )
+        assert len(seen) == 60
+        # The first steps of the rounds behind the first: 4, 12 and 28.
+        assert max(seen[4], seen[12], seen[28]) < 0.9 * seen[0]
+
+    def test_same_seed_same_bytes(self, hard, tmp_path):
+        folder, store, _ = hard
+        again = _synthesize(tmp_path, **_HARD)
+        assert (
+            _array(again, tmp_path).tobytes() == _array(store, folder).tobytes()
+        )
+        assert again.notes == store.notes
+        first, second = (
+            (f / "samples.npz").read_bytes() for f in (folder, tmp_path)
+        )
+        assert first == second
+
+    @pytest.mark.parametrize("batch", [0, 1])
+    def test_killed_run_goes_on_to_the_same_bytes(self, hard, tmp_path, batch):
+        folder, store, _ = hard
+
+        class Kill(_Counting):
+            def on_train_batch_end(self, step, logs=None):
+                super().on_train_batch_end(step, logs)
+                # In the second round, of three.
+                if self.rounds.get(batch) == [4, 3]:
+                    raise _Killed
+
+        with pytest.raises(_Killed):
+            _synthesize(tmp_path, Kill(), **_HARD)
+        counting = _Counting()
+        again = _synthesize(tmp_path, counting, **_HARD)
+        assert counting.rounds == {n: [4, 8, 8] for n in range(batch, 2)}
+        assert (
+            _array(again, tmp_path).tobytes() == _array(store, folder).tobytes()
+        )
+        assert again.notes == store.notes
+        logs = [(f / "distances.csv").read_text() for f in (folder, tmp_path)]
+        assert logs[0] == logs[1]
+
+    def test_end_where_ranges_are_within_the_tolerance(self, tmp_path):
+        counting = _Counting()
+        # Without labels none can be missed.
+        store = _synthesize(
+            tmp_path,
+            counting,
+            **{**_HARD, "tolerance": 50.0},
+            label_weight=0.0,
+        )
+        assert counting.rounds == {0: [4], 1: [4]}
+        assert [r["steps"] for r in store.notes["rounds"].values()] == [4, 4]
+        assert {r["label_share"] for r in store.notes["rounds"].values()} == {0}
+
+    def test_end_at_the_first_round_that_is_within(self, tmp_path):
+        # Of the first batch, between what it has after 4 steps and after 12.
+        config = {**_HARD, "label_weight": 0.0, "jitter": 0.0, "mirror": False}
+        offs = []
+        for most in (4, 12):
+            folder = tmp_path / str(most)
+            made = _synthesize(folder, **{**config, "most_steps": most})
+            offs.append(made.notes["rounds"]["0"]["bits_off"])
+        assert offs[1] < offs[0]
+        between = (offs[0] + offs[1]) / 2
+        counting = _Counting()
+        folder = tmp_path / "between"
+        made = _synthesize(folder, counting, **{**config, "tolerance": between})
+        assert counting.rounds[0] == [4, 8]
+        assert made.notes["rounds"]["0"]["steps"] == 12
+        assert made.notes["rounds"]["0"]["bits_off"] == offs[1]
+
+    def test_go_on_while_classes_are_missed(self, tmp_path):
+        counting = _Counting()
+        store = _synthesize(
+            tmp_path,
+            counting,
+            **{**_HARD, "tolerance": 50.0},
+            # Nothing moves.
+            learning_rate=1e-9,
+        )
+        assert counting.rounds == {0: [4, 8, 8], 1: [4, 8, 8]}
+        shares = [r["label_share"] for r in store.notes["rounds"].values()]
+        assert min(shares) > 0.5
+
+    @pytest.mark.parametrize(
+        "changes",
+        [{"tolerance": 0.0}, {"tolerance": None}, {"most_steps": None}],
+    )
+    def test_are_one_without_a_tolerance_or_a_most(self, tmp_path, changes):
+        counting = _Counting()
+        store = _synthesize(tmp_path, counting, **{**_HARD, **changes})
+        assert counting.rounds == {0: [4], 1: [4]}
+        assert [r["steps"] for r in store.notes["rounds"].values()] == [4, 4]
+
+    def test_of_ranges_that_are_no_number_go_on_and_are_json(
+        self, tmp_path, monkeypatch
+    ):
+        monkeypatch.setattr(
+            synthesizer.settling, "bits_off", lambda *_, **__: float("inf")
+        )
+        counting = _Counting()
+        store = _synthesize(tmp_path, counting, **{**_HARD, "count": 2})
+        assert counting.rounds == {0: [4, 8, 8]}
+        assert store.notes["rounds"]["0"]["bits_off"] is None
+        json.dumps(store.notes, allow_nan=False)
+
+    @pytest.mark.parametrize(
+        ("changes", "made"),
+        [
+            ({}, 40),
+            ({"tolerance": 0.0}, 8),
+            # Fewer than a round has otherwise.
+            ({"most_steps": 3}, 6),
+        ],
+    )
+    def test_count_as_work_once_they_are_begun(
+        self, tmp_path, monkeypatch, changes, made
+    ):
+        tasks = []
+
+        @contextlib.contextmanager
+        def task(name, total, *, unit=""):
+            tasks.append(progress.Task(name, total, unit=unit))
+            yield tasks[-1]
+
+        monkeypatch.setattr(run.progress, "task", task)
+        store = _synthesize(tmp_path, **{**_HARD, **changes})
+        (stage,) = tasks
+        assert stage.line() == f"synthesis {made}/{made} steps (100 %)"
+        taken = [told["steps"] for told in store.notes["rounds"].values()]
+        assert taken == [made // 2] * 2
+
+
+class TestFill:
+    """A trial of edges is for samples that take longer than it does."""
+
+    @pytest.mark.parametrize(
+        ("steps", "tried"), [(4, False), (99, False), (100, True)]
+    )
+    def test_is_tried_where_there_are_steps_enough(
+        self, tmp_path, monkeypatch, steps, tried
+    ):
+        fills = []
+
+        def candidates(ports, domains, config):
+            fills.append(config.fill)
+            return ("wrap",)
+
+        monkeypatch.setattr(run.edge_trial, "candidates", candidates)
+        _synthesize(tmp_path, fill="auto", count=2, steps=steps)
+        assert fills == ["auto" if tried else "wrap"]
+
+    def test_of_few_steps_is_neither_tried_nor_noted(self, tmp_path):
+        notes = {
+            steps: _synthesize(
+                tmp_path / str(steps), fill="auto", count=2, steps=steps
+            ).notes
+            for steps in (4, 100)
+        }
+        assert "edges" not in notes[4]
+        # The same images, where a trial is worth it.
+        assert notes[100]["edges"]["distances"].keys() == {"wrap", "black"}
+
+    def test_that_is_asked_for_is_taken_whatever_the_steps(self, tmp_path):
+        seen = []
+        watch = keras.callbacks.LambdaCallback(
+            on_train_begin=lambda logs: seen.append(watch.model.config.fill)
+        )
+        _synthesize(tmp_path, watch, fill="black", count=2)
+        assert seen == ["black"]
 
 
 def test_loss_that_is_not_finite_is_an_error_and_no_sample(tmp_path):

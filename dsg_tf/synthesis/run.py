@@ -109,7 +109,7 @@ def synthesize(
             config=dataclasses.replace(config, fill=fill),
         )
 
-    steps = config.steps
+    steps = min(config.steps, config.most_steps)
     if steps < 2 * edge_trial.STEPS and config.fill == "auto":
         # A trial would take longer than the samples.
         config = dataclasses.replace(config, fill="wrap")
