@@ -80,6 +80,7 @@ def complete(config: config_lib.PipelineConfig) -> config_lib.PipelineConfig:
       config: any; of the methods, `dsg` alone has fewer than the full amount.
 
     Example:
+      >>> from dsg_tf import synthesis_config
       >>> given = synthesis_config.SynthesisConfig(steps=100)
       >>> config = config_lib.PipelineConfig(synthesis=given)
       >>> found = complete(config)
@@ -113,6 +114,7 @@ def lines(config: config_lib.PipelineConfig) -> list[str]:
     """What a config leaves open, as lines of a flagfile that decide it.
 
     Example:
+      >>> from dsg_tf import synthesis_config
       >>> given = synthesis_config.SynthesisConfig(num_samples=4)
       >>> lines(config_lib.PipelineConfig(synthesis=given))[:2]
       ['--batch_size=8', '--steps=25']

@@ -3,10 +3,10 @@
 The levels, lowest first; a module may import modules of its own level and of
 those below, never in a circle:
 
-  0  errors, checks, synthesis_config, export_config, config, qtypes, quiet,
-     progress, samples, files, layer_store, labelled_images; of batches grid,
-     fingerprints, run_record, run_table, run_metrics, runner, local_runner,
-     schedule: no TensorFlow
+  0  errors, checks, synthesis_config, export_config, config, needs, qtypes,
+     quiet, progress, samples, files, layer_store, labelled_images; of batches
+     grid, fingerprints, run_record, run_table, run_metrics, runner,
+     local_runner, schedule: no TensorFlow
   1  arithmetic and graphs: uniform, observers, graph/*; tflite.flatbuffer,
      which reads and writes the file format and knows nothing else
   2  what a graph tells: bn_*, input_domain, classifier_head,
@@ -38,7 +38,8 @@ import pytest
 _ROOT = pathlib.Path(__file__).absolute().parent.parent
 _LEVELS = (
     "dsg_tf errors checks synthesis_config export_config config qtypes quiet"
-    " progress samples files layer_store labelled_images lifeline folder_lock"
+    " needs progress samples files layer_store labelled_images lifeline"
+    " folder_lock"
     " fingerprints grid run_record run_table run_metrics runner local_runner"
     " schedule",
     "uniform observers weight_scales graph.* tflite.flatbuffer",

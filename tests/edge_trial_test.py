@@ -23,8 +23,14 @@ from dsg_tf.graph import ir
 from dsg_tf.synthesis import edge_trial, natural_images, run
 
 _SIDE, _REACH = 16, 2
+# Steps enough for a trial, few of which are made behind it.
 _CONFIG = synthesis_config.SynthesisConfig(
-    batch_size=16, steps=10, seed=3, slack_probes=32, num_samples=16
+    batch_size=16,
+    steps=2 * edge_trial.STEPS,
+    patience=1,
+    seed=3,
+    slack_probes=32,
+    num_samples=16,
 )
 _KERNELS = [
     np.random.default_rng(5).normal(0, 0.3, shape).astype(np.float32)
@@ -133,7 +139,7 @@ def test_the_edges_of_real_models_are_told(model, fill, shared, tmp_path):
 def test_samples_are_whole_images_where_borders_are_black(tmp_path):
     images = _whole_images()
     graph, domain = _trained_on(_shifted(images, "black"))
-    store = _synthesize(tmp_path, graph, domain, fill="black", steps=100)
+    store = _synthesize(tmp_path, graph, domain, fill="black", patience=0)
     made = store.pack(tmp_path / "samples.npz", {}).arrays["x"]
     # Borders take 0.1 off the mean: that of BN is not the images'.
     assert domain.mean.mean() < images.mean() - 0.07

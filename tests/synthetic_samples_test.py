@@ -11,6 +11,7 @@ import dsg_tf
 from dsg_tf import (
     config,
     files,
+    needs,
     quantize_flags,
     samples,
     synthesis_config,
@@ -52,6 +53,25 @@ def test_quantize_takes_the_samples_as_its_own(model, tmp_path):
     )
     assert (files.run_folder(alone) / "samples.npz").read_bytes() == before
     assert alone.read_bytes() == output.read_bytes()
+
+
+def test_those_that_verify_are_made_too_where_nothing_says_how_many(
+    model, tmp_path
+):
+    made = tmp_path / "samples.npz"
+    argv = ("--num_samples=3", "--batch_size=4", "--steps=1")
+    assert (
+        command_lines.run(
+            synthetic_samples,
+            f"--saved_model={model}",
+            f"--output={made}",
+            *argv,
+        )
+        == 0
+    )
+    config = needs.complete(quantize_flags.parse(argv))
+    assert config.verify_samples > 0
+    assert len(samples.read(made, inputs={})) == 3 + config.verify_samples
 
 
 def test_python_makes_as_many_as_asked_for(model, tmp_path):
