@@ -1,9 +1,10 @@
 """How many samples, and how many steps, the widths of an export need.
 
-Weights of 8 bits that are rounded to nearest ask for ranges of activations and
-means of outputs, which a few samples tell after a few steps. Learned rounding,
-and activations below 8 bits, gain from every sample and step up to the full
-amount. docs/performance.md has the study behind the numbers.
+Weights of 8 bits per channel that are rounded to nearest ask for ranges of
+activations and means of outputs, which a few samples tell after a few steps.
+Learned rounding, and activations below 8 bits, gain from every sample and step
+up to the full amount; one scale for a whole layer has not been studied and gets
+it too. docs/performance.md has the study behind the numbers.
 """
 
 from __future__ import annotations
@@ -65,6 +66,7 @@ def of(export: export_config.ExportConfig) -> Amount:
     few = (
         export.weight_bits == 8
         and export.weight_rounding == "nearest"
+        and export.granularity == "channel"
         and not export.simulated
     )
     return FEW if few else FULL
