@@ -2,3 +2,9 @@
 
 `python -m tools.faults` runs them; docs/reliability.md has what comes of it.
 """
+
+import os
+
+# Before NumPy is imported: threads of its linear algebra do not live through
+# a fork.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
