@@ -64,6 +64,12 @@ def _rows(folder: pathlib.Path) -> dict[str, run_record.Row]:
     return {row.folder: row for row in record.rows()}
 
 
+def _assert_none_failed(code: int, err: str) -> None:
+    """Runs of so few samples and steps may be doubtful, but they are done."""
+    assert code in (0, 2), err
+    assert "failed: " not in err
+
+
 # ---- one grid, looked at from many sides
 
 
@@ -197,7 +203,8 @@ def test_flagfile_of_a_run_replays_to_the_same_bytes(zoo, first, tmp_path):
         text=True,
         timeout=_TIMEOUT_S,
     )
-    assert process.returncode == 0, process.stderr
+    # Two samples and two steps: the result may well be doubtful.
+    assert process.returncode in (0, 2), process.stderr
     replayed = (tmp_path / "replayed.tflite").read_bytes()
     assert replayed == (folder / "model.tflite").read_bytes()
 
@@ -223,7 +230,7 @@ def test_failed_runs_are_taken_up_when_asked_to(zoo, first):
         assert (row.started > before[folder].started) == again, folder
     # Without the broken one, all is well.
     code, err = _run(*_BATCH, f"--models=digits={_MODEL}", cwd=zoo)
-    assert code == 0
+    _assert_none_failed(code, err)
     assert "to quantize: 0 to do, 2 done before; " in err
 
 
@@ -240,7 +247,7 @@ def test_more_data_is_evaluated_and_nothing_quantized_anew(zoo, first):
         "--export=more.csv",
         cwd=zoo,
     )
-    assert code == 0
+    _assert_none_failed(code, err)
     assert "to quantize: 0 to do, 1 done before; to evaluate: 2 to do" in err
     after = _rows(zoo / "out")
     assert before.items() <= after.items()
@@ -348,7 +355,7 @@ def test_stopped_batches_leave_no_worker_and_the_next_goes_on(tmp_path):
 
     # The next start takes the row up, and goes on where the samples were.
     code, err = _run(*argv, cwd=tmp_path)
-    assert code == 0, err
+    _assert_none_failed(code, err)
     rows = _rows(out)
     assert [row.status for row in rows.values()] == ["done", "done"]
     (samples,) = [row for row in rows.values() if row.kind == "samples"]

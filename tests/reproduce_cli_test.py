@@ -53,7 +53,8 @@ def own(tmp_path_factory):
 
 def test_table_and_figure_of_a_model_of_ones_own(own):
     done = _run(own, "--table=1", f"--flagfile={own / 'own.flags'}")
-    assert done.returncode == 0, done.stderr
+    # Of four samples and four steps: a result may be doubtful.
+    assert done.returncode in (0, 2), done.stderr
     table = (own / "out/table1.md").read_text()
     assert "| digits | DSG | ✓ | ✓ | ✓ | ✗ | 8 | 8 |" in table
     assert "DSG - real data" in table
@@ -62,7 +63,7 @@ def test_table_and_figure_of_a_model_of_ones_own(own):
 
     pytest.importorskip("matplotlib")
     done = _run(own, "--figure=2", f"--flagfile={own / 'own.flags'}")
-    assert done.returncode == 0, done.stderr
+    assert done.returncode in (0, 2), done.stderr
     # All samples are those of the table.
     assert "to quantize: 0 to do" in done.stderr
     figures = own / "out/figures-digits"
