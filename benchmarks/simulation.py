@@ -42,7 +42,14 @@ def outputs(
       delegates; `simulation`; and `float`.
     """
     # Imported late, so that --help stays fast.
-    from dsg_tf import export_config, passes, samples, simulation, writers
+    from dsg_tf import (
+        export_config,
+        passes,
+        samples,
+        simulation,
+        staging,
+        writers,
+    )
     from dsg_tf.graph import evaluation, loading
     from dsg_tf.tflite import interpreter
 
@@ -51,7 +58,9 @@ def outputs(
     settings = export_config.ExportConfig()
     sample_set = samples.SampleSet({port.name: calibrating})
     prepared = passes.run(graph, sample_set.arrays, settings)
-    written = writers.of(settings).write(prepared, sample_set, file)
+    with staging.Staging() as staged:
+        written = writers.of(settings).write(prepared, sample_set, file, staged)
+        staged.place(last=file)
     bits = settings.activation_bits
     ranges = simulation.ranges_of(
         prepared.graph,

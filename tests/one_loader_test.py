@@ -47,7 +47,6 @@ _ALLOWED = {
     ("graph.saved_models", "tf.saved_model.load"),
     # Of graphs that were loaded, checked and frozen before.
     ("graph.frozen", "tf.compat.v1.wrap_function"),
-    ("graph.parametric", "tf.compat.v1.wrap_function"),
 }
 
 

@@ -352,7 +352,7 @@ def test_killed_runs_leave_no_tflite_and_the_next_goes_on(models, tmp_path):
         f"--saved_model={models / 'good'}",
         "--num_samples=46",
         "--batch_size=2",
-        "--steps=200",
+        "--steps=80",
         "--verify_samples=2",
     )
     file = tmp_path / "good_int8.tflite"
