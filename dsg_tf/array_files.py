@@ -19,6 +19,8 @@ from typing import IO
 
 import numpy as np
 
+from dsg_tf import memory
+
 _MAGIC = b"\x93NUMPY"
 _CHUNK_BYTES = 1 << 20
 _MOST_AXES = 32
@@ -242,26 +244,12 @@ def _check_sum(path: pathlib.Path, member: str) -> None:
 
 
 def _check_memory(size: int) -> None:
-    free = free_memory()
-    if free and size > _SHARE_OF_MEMORY * free:
+    free = memory.available()
+    if free is not None and size > _SHARE_OF_MEMORY * free:
         raise UnreadableError(
             f"an array of {size:,} bytes, with {free:,} bytes of memory free;"
             " stored plain, an array need not fit into memory"
         )
-
-
-def free_memory() -> int:
-    """Bytes of memory that are free for use; 0 where the system is silent."""
-    try:
-        text = pathlib.Path("/proc/meminfo").read_text()
-        lines = dict(line.split(":", 1) for line in text.splitlines())
-        return int(lines["MemAvailable"].split()[0]) * 1024
-    except (OSError, ValueError, KeyError):
-        pass
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, OSError, ValueError):
-        return 0
 
 
 def _metadata(archive: zipfile.ZipFile) -> dict:

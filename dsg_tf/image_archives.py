@@ -119,7 +119,7 @@ def _header(
             " header says",
             expected="a whole file",
         )
-    memory.require(path, name, size)
+    memory.require(size, str(path), what=str(name))
     return shape, fortran, dtype, head
 
 

@@ -163,7 +163,7 @@ def _read_files(
             str(folder), got="no images", expected=", ".join(_SUFFIXES)
         )
     first = _read_file(paths[0])
-    memory.require(str(folder), "images", first.nbytes * len(paths))
+    memory.require(first.nbytes * len(paths), str(folder), what="its images")
     images = np.empty((len(paths), *first.shape), np.uint8)
     for index, path in enumerate(paths):
         image = _read_file(path) if index else first

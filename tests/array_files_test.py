@@ -187,7 +187,7 @@ def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
         head = _npy(_header("(2000, 100, 1000)", "'|u1'"))
         archive.writestr("x.npy", head + bytes(200_000_000))
     assert path.stat().st_size < 1_000_000
-    monkeypatch.setattr(array_files, "free_memory", lambda: 100_000_000)
+    monkeypatch.setattr(array_files.memory, "available", lambda: 100_000_000)
     with pytest.raises(errors.UserError, match="200,000,000 bytes, with"):
         samples.read(path, inputs={"x": (100, 1000)})
 

@@ -15,8 +15,8 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
-from dsg_tf import errors
-from dsg_tf.graph import hdf5_files, keras_config, keras_files, loading, memory
+from dsg_tf import errors, memory
+from dsg_tf.graph import hdf5_files, keras_config, keras_files, loading
 
 
 def _net(library):
@@ -363,12 +363,12 @@ class TestHdf5:
     @staticmethod
     def _virtual(file):
         layout = h5py.VirtualLayout((4,), "f4")
-        layout[:] = h5py.VirtualSource("/tmp/other.h5", "x", (4,))
+        layout[:] = h5py.VirtualSource("/elsewhere/other.h5", "x", (4,))
         file.create_virtual_dataset("odd", layout)
 
     @staticmethod
     def _external_link(file):
-        file["odd"] = h5py.ExternalLink("/tmp/other.h5", "/x")
+        file["odd"] = h5py.ExternalLink("/elsewhere/other.h5", "/x")
 
     @staticmethod
     def _soft_link(file):
@@ -390,7 +390,7 @@ class TestHdf5:
         [
             ("_external", "whose numbers lie in '/etc/hostname'"),
             ("_virtual", "whose numbers lie in other files"),
-            ("_external_link", "a file at '/tmp/other.h5'"),
+            ("_external_link", "a file at '/elsewhere/other.h5'"),
             ("_soft_link", "a link to '/nowhere'"),
             ("_inner_link", "a link to '/' in place of '/deep/er/odd'"),
             ("_bomb", "promises 4,398,046,511,104 bytes and holds 0"),

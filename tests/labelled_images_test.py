@@ -261,14 +261,14 @@ def test_few_bytes_that_stand_for_more_than_memory_are_refused(
         tmp_path / "x.npz", "w", zipfile.ZIP_DEFLATED
     ) as archive:
         archive.writestr("images.npy", _npy(f"({size},)", "'|u1'", bytes(size)))
-    monkeypatch.setattr(memory, "total_bytes", lambda: size - 1)
+    monkeypatch.setattr(memory, "available", lambda: size - 1)
     _refused(
         tmp_path / "x.npz",
-        "this machine's memory",
+        "of memory that are free",
         labelled_images.load_unlabelled,
         labelled_images.count_unlabelled,
     )
-    monkeypatch.setattr(memory, "total_bytes", lambda: size)
+    monkeypatch.setattr(memory, "available", lambda: size)
     assert labelled_images.count_unlabelled(str(tmp_path / "x.npz")) == size
 
 
@@ -426,5 +426,5 @@ def test_images_that_would_not_fit_are_refused_at_the_first(
 ):
     for name in ("0.png", "1.png"):
         Image.new("RGB", (8, 8)).save(tmp_path / name)
-    monkeypatch.setattr(memory, "total_bytes", lambda: 8 * 8 * 3 * 2 - 1)
-    _refused(tmp_path, "this machine's memory", labelled_images.load)
+    monkeypatch.setattr(memory, "available", lambda: 8 * 8 * 3 * 2 - 1)
+    _refused(tmp_path, "of memory that are free", labelled_images.load)

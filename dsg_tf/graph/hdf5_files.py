@@ -15,8 +15,7 @@ from typing import BinaryIO
 import h5py
 import numpy as np
 
-from dsg_tf import errors
-from dsg_tf.graph import memory
+from dsg_tf import errors, memory
 
 # Bookkeeping of HDF5 aside, what a file holds beside its datasets is text.
 _MAX_BESIDE = 256 << 20

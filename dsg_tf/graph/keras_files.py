@@ -11,8 +11,8 @@ import pathlib
 import zipfile
 from collections.abc import Iterator
 
-from dsg_tf import errors
-from dsg_tf.graph import formats, hdf5_files, keras_config, memory
+from dsg_tf import errors, memory
+from dsg_tf.graph import formats, hdf5_files, keras_config
 
 CONFIG = "config.json"
 _WEIGHTS = "model.weights.h5"

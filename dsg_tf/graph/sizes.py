@@ -18,8 +18,8 @@ from tensorflow.core.framework import (
 )
 from tensorflow.core.protobuf import meta_graph_pb2
 
-from dsg_tf import errors
-from dsg_tf.graph import ir, memory
+from dsg_tf import errors, memory
+from dsg_tf.graph import ir
 
 _EXPORT = "the file is damaged; export or download it again"
 _VALUES = (
