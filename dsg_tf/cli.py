@@ -78,7 +78,9 @@ def run(
         del argv
         if not endings.shows_tracebacks():
             faulthandler.disable()  # absl has turned it on.
-        return guarded(main, resumes=resumes)
+        code = guarded(main, resumes=resumes)
+        signals.ignore()
+        return code
 
     app.run(work, flags_parser=parse)
 
@@ -185,7 +187,7 @@ def guarded(
             sys.stdout.flush()
             return code
         except BaseException as error:
-            return _end(error, resumes=resumes)
+            return _end(stages.cause(error), resumes=resumes)
         finally:
             stages.set_folder(None)
 

@@ -43,7 +43,7 @@ def reported(
         writing itself: nothing else can have raised it there.
 
     Raises:
-      errors.UserError: there is no room, a quota or a limit is reached, or
+      errors.ResourceError: there is no room, a quota or a limit is reached, or
         the disk is read-only. Any other error passes.
 
     Example:
@@ -79,7 +79,7 @@ def require(needs: Sequence[tuple[pathlib.Path, int]]) -> None:
       needs: folders, or paths in folders, and the bytes that go to each.
 
     Raises:
-      errors.UserError: a disk has less room than all that goes to it.
+      errors.ResourceError: a disk has less room than all that goes to it.
     """
     totals: dict[int, tuple[pathlib.Path, int]] = {}
     for path, size in needs:
@@ -102,7 +102,7 @@ def reserve(path: pathlib.Path, size: int) -> None:
       size: bytes.
 
     Raises:
-      errors.UserError: there is no room for them.
+      errors.ResourceError: there is no room for them.
     """
     with reported(path, bytes_needed=size), path.open("r+b") as file:
         try:
@@ -184,18 +184,18 @@ def _number(error: BaseException) -> int | None:
 
 def _refusal(
     number: int, path: pathlib.Path, bytes_needed: int
-) -> errors.UserError:
+) -> errors.ResourceError:
     needed = (
         f"{bytes_needed:,} bytes"
         if bytes_needed
         else f"at least {_BLOCK_BYTES:,} bytes"
     )
     if number == errno.EROFS:
-        return errors.UserError(
+        return errors.ResourceError(
             str(path), got="a read-only disk", expected="a writable one"
         )
     if number == errno.EFBIG:
-        return errors.UserError(
+        return errors.ResourceError(
             str(path),
             got=f"a file of {needed}, which is larger than the disk or the"
             " limits of this shell allow",
@@ -206,7 +206,7 @@ def _refusal(
         free = f"{free_bytes(path):,} bytes"
     except OSError:
         free = "an unknown number of bytes"
-    return errors.UserError(
+    return errors.ResourceError(
         str(path),
         got=f"a disk with no room left ({os.strerror(number)}): {needed}"
         f" needed, {free} free",

@@ -36,8 +36,18 @@ class UserError(ValueError):
         super().__init__(" ".join(line.split()))
 
     def __reduce__(self):
-        return _rebuild, (self.subject, self.got, self.expected, self.remedy)
+        parts = (self.subject, self.got, self.expected, self.remedy)
+        return _rebuild, (type(self), *parts)
 
 
-def _rebuild(subject: str, got: str, expected: str, remedy: str) -> UserError:
-    return UserError(subject, got=got, expected=expected, remedy=remedy)
+class ResourceError(UserError):
+    """The machine is what has to change, for instance a disk that is full.
+
+    The same command may work later, so that what is finished is kept for it.
+    """
+
+
+def _rebuild(
+    kind: type[UserError], subject: str, got: str, expected: str, remedy: str
+) -> UserError:
+    return kind(subject, got=got, expected=expected, remedy=remedy)

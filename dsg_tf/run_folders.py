@@ -32,8 +32,9 @@ def claim(output: pathlib.Path) -> Iterator[pathlib.Path]:
     """Makes the run folder of an output and holds it.
 
     Temporaries that killed runs of this output have left are deleted. Where
-    the block fails, what no later run can use is deleted too, and with it the
-    folder if it was made here.
+    the block fails by what the user gave, everything that it has made in the
+    folder is deleted; where it fails otherwise, what no later run can use. A
+    folder that is empty then goes too, if it was made here.
 
     Args:
       output: the file or folder that the run writes.
@@ -60,10 +61,14 @@ def claim(output: pathlib.Path) -> Iterator[pathlib.Path]:
         _check_members(folder)
         for path in (output, *(folder / name for name in _MEMBERS)):
             staging.sweep(path)
+        found = {n for n in _MEMBERS if os.path.lexists(folder / n)}
         try:
             yield folder
         except BaseException as error:
-            # Who interrupts a run goes on with it; an error comes again.
+            if _comes_again(error):
+                for name in set(_MEMBERS) - found:
+                    _delete(folder, name)
+            # Who interrupts a run goes on with it.
             notes_count = not isinstance(error, Exception)
             _delete_idle(folder, made=made, notes_count=notes_count)
             raise
@@ -71,9 +76,25 @@ def claim(output: pathlib.Path) -> Iterator[pathlib.Path]:
 
 def forget(folder: pathlib.Path) -> None:
     """Deletes what an earlier run of the same output has left to go on from."""
-    (folder / SAMPLES).unlink(missing_ok=True)
-    samples.remove_folder(folder / PARTS)
-    layer_store.remove(folder / ROUNDING)
+    for name in (SAMPLES, PARTS, ROUNDING):
+        _delete(folder, name)
+
+
+def _comes_again(error: BaseException) -> bool:
+    """Whether the same command would end by the same error."""
+    return isinstance(error, errors.UserError) and not isinstance(
+        error, errors.ResourceError
+    )
+
+
+def _delete(folder: pathlib.Path, name: str) -> None:
+    """Deletes what a run has made, by its name in the folder."""
+    if name == PARTS:
+        samples.remove_folder(folder / PARTS)
+    elif name == ROUNDING:
+        layer_store.remove(folder / ROUNDING)
+    else:
+        (folder / name).unlink(missing_ok=True)
 
 
 def _hold(

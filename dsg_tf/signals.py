@@ -95,6 +95,17 @@ def finish() -> None:
     _process.over = True
 
 
+def ignore() -> None:
+    """Ignores the signals from now on, also while the interpreter ends.
+
+    Python gives back its own handlers before it destroys TensorFlow's objects,
+    which takes a second: a signal would then end a finished run with the exit
+    code of a failure.
+    """
+    for number in _NUMBERS:
+        signal.signal(number, signal.SIG_IGN)
+
+
 def _handle(number: int, frame) -> None:
     del frame
     if _process.over or stages.asked():

@@ -123,6 +123,19 @@ def asked() -> bool:
     return _now.asked is not None
 
 
+def cause(error: BaseException) -> BaseException:
+    """The signal that has asked to end, where there is one, or the error.
+
+    What native code makes of `Stopped` is another error: pybind11 says
+    ImportError where the signal came while it was importing.
+    """
+    if _now.asked is None or isinstance(error, KeyboardInterrupt):
+        return error
+    stopped = Stopped(_now.asked)
+    setattr(stopped, _ATTRIBUTE, of(error))
+    return stopped
+
+
 def check() -> None:
     """Ends what is under way, where a signal has asked for it.
 

@@ -101,6 +101,47 @@ def test_rounding_stays_where_a_layer_is_finished(tmp_path, output, layers):
     assert (tmp_path / "net.tflite.run").exists() == bool(layers)
 
 
+def _whole(folder):
+    _begun(folder, batches=2)
+    (folder / "samples.npz").write_text("whole")
+    store = layer_store.LayerStore(folder / run_folders.ROUNDING, "k")
+    store.put("conv", {"a": np.ones(1)})
+
+
+def test_of_what_a_users_error_ends_nothing_is_left(tmp_path, output):
+    error = errors.UserError("model", got="NaN", expected="numbers")
+    _fail(output, error, _whole)
+    assert _names(tmp_path) == []
+
+
+def test_a_users_error_leaves_what_an_earlier_run_has_made(tmp_path, output):
+    with pytest.raises(KeyboardInterrupt), run_folders.claim(output) as folder:
+        _whole(folder)
+        raise KeyboardInterrupt
+    (folder / run_folders.ROUNDING).rename(tmp_path / "aside")
+    before = _names(folder)
+    error = errors.UserError("model", got="NaN", expected="numbers")
+    _fail(output, error, lambda f: None)
+    assert _names(folder) == before
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        errors.ResourceError("disk", got="no room", expected="room"),
+        MemoryError(),
+        RuntimeError("a defect"),
+        KeyboardInterrupt(),
+    ],
+)
+def test_what_the_machine_ends_goes_on_from_what_is_finished(
+    tmp_path, output, error
+):
+    _fail(output, error, _whole)
+    assert "samples.npz" in _names(tmp_path / "net.tflite.run")
+    assert "rounding.parts" in _names(tmp_path / "net.tflite.run")
+
+
 def test_a_folder_that_was_there_stays_with_what_is_in_it(tmp_path, output):
     folder = tmp_path / "net.tflite.run"
     folder.mkdir()

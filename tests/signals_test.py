@@ -88,6 +88,26 @@ def test_swallowed_signal_ends_the_command_all_the_same(
 
 
 @pytest.mark.parametrize(("number", "code", "word"), _SIGNALS)
+def test_signal_that_native_code_makes_another_error_is_told_as_a_signal(
+    number, code, word
+):
+    process = _act("translate")
+    process.send_signal(number)
+    ended, _, err = _end(process)
+    assert ended == code
+    assert err.startswith(f"{word} in stage 'work'")
+    assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_after_the_end_of_the_work_changes_nothing(number):
+    process = _act("end_slowly")
+    time.sleep(0.7)  # Python itself is gone by now.
+    process.send_signal(number)
+    assert _end(process)[0] == 0
+
+
+@pytest.mark.parametrize(("number", "code", "word"), _SIGNALS)
 def test_while_tensorflow_is_imported_nobody_can_swallow_it(number, code, word):
     process = _act("importing")
     process.send_signal(number)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import hashlib
 import os
@@ -111,12 +112,29 @@ def _too_deep() -> None:
     _too_deep()
 
 
+def _translate() -> None:
+    """What pybind11 does to a signal that comes in an import of its own."""
+    try:
+        _sleep()
+    except BaseException:
+        raise ImportError("initialization failed") from None
+
+
+def _end_slowly() -> None:
+    """Native code sleeps when Python itself is gone, as TensorFlow's does."""
+    library = ctypes.CDLL(None)
+    library.__cxa_atexit(library.sleep, ctypes.c_void_p(2), None)
+    print("ready", flush=True)
+
+
 _ACTS = {
     "": lambda: None,
     "sleep": _sleep,
     "close_slowly": _close_slowly,
     "swallow": _swallow,
     "swallow_in_steps": _swallow_in_steps,
+    "translate": _translate,
+    "end_slowly": _end_slowly,
     "native": _native,
     "importing": _importing,
     "thread": _fail_in_a_thread,

@@ -255,14 +255,24 @@ def processes() -> list[int]:
     return [int(n) for n in os.listdir("/proc") if n.isdigit()]
 
 
+def is_stopped(pid: int) -> bool:
+    """Whether a process stands still by SIGSTOP."""
+    return _stat(pid)[:1] == ["T"]
+
+
 def _session(pid: int) -> int | None:
+    stat = _stat(pid)
+    return int(stat[3]) if stat and stat[0] != "Z" else None
+
+
+def _stat(pid: int) -> list[str]:
+    """State, parent, group and session of a process; empty if it is gone."""
     try:
         stat = pathlib.Path(f"/proc/{pid}/stat").read_text()
     except OSError:
-        return None
+        return []
     # The name in brackets may hold spaces.
-    state, _, _, session = stat.rpartition(")")[2].split()[:4]
-    return None if state == "Z" else int(session)
+    return stat.rpartition(")")[2].split()[:4]
 
 
 def naming(text: str) -> list[int]:
