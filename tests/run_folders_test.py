@@ -115,9 +115,8 @@ def test_of_what_a_users_error_ends_nothing_is_left(tmp_path, output):
 
 
 def test_a_users_error_leaves_what_an_earlier_run_has_made(tmp_path, output):
-    with pytest.raises(KeyboardInterrupt), run_folders.claim(output) as folder:
-        _whole(folder)
-        raise KeyboardInterrupt
+    _fail(output, KeyboardInterrupt(), _whole)
+    folder = tmp_path / "net.tflite.run"
     (folder / run_folders.ROUNDING).rename(tmp_path / "aside")
     before = _names(folder)
     error = errors.UserError("model", got="NaN", expected="numbers")

@@ -154,7 +154,7 @@ _ACTS = {
     "missing": lambda: os.stat("no such file"),
     "space": lambda: _raise(OSError(errno.ENOSPC, "No space left on device")),
     "bad_descriptor": lambda: os.fstat(999),
-    "surrogate": lambda: pathlib.Path("x").write_text("\udcff", "utf-8"),
+    "surrogate": lambda: pathlib.Path(os.devnull).write_text("\udcff", "utf-8"),
 }
 
 
