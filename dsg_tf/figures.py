@@ -249,6 +249,24 @@ def _write(folder: pathlib.Path, contents: Mapping[str, bytes | str]) -> None:
         logging.info("%s", folder / name)
 
 
+def _check_finite(name: str, moments: Sequence) -> None:
+    """Refuses samples whose moments are no numbers: there is no drawing them.
+
+    Args:
+      name: of the set.
+      moments: `sample_moments.SampleMoments` of each layer.
+    """
+    for found in moments:
+        sides = [x for x in (found.mean, found.deviation) if x is not None]
+        if not np.isfinite(sides).all():
+            raise errors.UserError(
+                f"--samples, set {name!r}",
+                got="values whose moments overflow in layer"
+                f" {found.layer.name!r}",
+                expected="samples in the range of the model's input",
+            )
+
+
 def _contents(
     paths: dict[str, str], real: str, channels: list[int] | None
 ) -> dict[str, bytes | str]:
@@ -289,6 +307,7 @@ def _contents(
             moments[name] = sample_moments.of_graph(
                 source.graph, arrays, layers=source.layers
             )
+        _check_finite(name, moments[name])
     names = [x.layer.name for x in next(iter(moments.values()))]
     drawings = {
         HISTOGRAMS: moment_histograms.draw(

@@ -228,6 +228,7 @@ class RunRecord:
 
     @staticmethod
     def _row(values) -> Row:
+        """A row of the file, whose values are what tables do with them."""
         named = dict(zip(_COLUMNS, values, strict=True))
         for name in _JSON:
             try:
@@ -238,4 +239,43 @@ class RunRecord:
                 raise sqlite3.DatabaseError(
                     f"{name} of {named['folder']!r} is no JSON object"
                 )
-        return Row(**named)
+        row = Row(**named)
+        fault = _fault(row)
+        if fault:
+            raise sqlite3.DatabaseError(f"{fault} of {row.folder!r}")
+        return row
+
+
+# Of what is in a row where it is known, the kind that others rely on.
+_TEXTS = ("model", "method", "label")
+_OF_DATA = {
+    "evaluate": ("quantized", "data", "data_key"),
+    "float": ("data", "data_key"),
+}
+_NUMBERS = (
+    *("top1_percent", "top1_standard_error_percent", "float_top1_percent"),
+    *("same_class_percent", "agreement", "sqnr_db", "sqnr_mean_db"),
+    *("doubts", "size_bytes", "peak_bytes", "seconds"),
+)
+_LISTS = ("doubt_texts", "low_sqnr")
+
+
+def _fault(row: Row) -> str:
+    """Which value is not of the kind that others rely on; empty if none is."""
+    for name in (*_TEXTS, *_OF_DATA.get(row.kind, ())):
+        if not isinstance(row.config.get(name), str | None):
+            return f"{name} that is no text"
+    stages = row.metrics.get("stage_seconds")
+    if not isinstance(stages, dict | None):
+        return "stage_seconds that is no JSON object"
+    numbers = {n: row.metrics.get(n) for n in _NUMBERS} | (stages or {})
+    for name, value in numbers.items():
+        if not isinstance(value, int | float | None):
+            return f"{name} that is no number"
+    for name in _LISTS:
+        value = row.metrics.get(name, [])
+        if not isinstance(value, list) or not all(
+            isinstance(text, str) for text in value
+        ):
+            return f"{name} that is no list of texts"
+    return ""

@@ -122,7 +122,8 @@ def flat(rows: Sequence[run_record.Row]) -> list[dict[str, Any]]:
     evaluations: dict[str, list[run_record.Row]] = {}
     for row in rows:
         if row.kind == "evaluate":
-            evaluations.setdefault(row.config["quantized"], []).append(row)
+            model = row.config.get("quantized")
+            evaluations.setdefault(model, []).append(row)
     names = _data_names(rows)
     lines = []
     for row in rows:

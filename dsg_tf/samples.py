@@ -248,8 +248,12 @@ class SampleFolder:
         with disk_space.reported(
             self._journal, bytes_needed=len(content), every=True
         ):
-            self._temporary.write_bytes(content)
-            os.replace(self._temporary, self._journal)
+            try:
+                self._temporary.write_bytes(content)
+                os.replace(self._temporary, self._journal)
+            except OSError:
+                self._temporary.unlink(missing_ok=True)
+                raise
 
     def _resume(
         self, whole: Mapping[str, tuple], count: int

@@ -97,6 +97,15 @@ def test_samples_far_out_of_the_domain_are_drawn(data, tmp_path):
     assert _draw(data, tmp_path / "out", argv) == 0
 
 
+def test_samples_whose_moments_overflow_are_one_line(data, tmp_path, capfd):
+    np.save(tmp_path / "vast.npy", np.full((2, 8, 8, 1), 1e38, np.float32))
+    argv = f"--samples=vast={tmp_path}/vast.npy"
+    assert _draw(data, tmp_path / "out", argv) == 1
+    line = capfd.readouterr().err.splitlines()[-1]
+    assert line.startswith("error: --samples, set 'vast': got values whose")
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("argv", "words"),
     [

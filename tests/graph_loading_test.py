@@ -916,6 +916,34 @@ def test_tf_keras_is_not_imported_for_a_keras_3_file(tmp_path, monkeypatch):
     loading.load(tmp_path / "m.keras")
 
 
+def test_layers_that_cannot_be_called_are_one_line():
+    class Broken(keras.layers.Layer):
+        def compute_output_spec(self, x):
+            return keras.KerasTensor(x.shape)
+
+        def call(self, x):
+            raise AttributeError("'str' object has no attribute 'shape'")
+
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, Broken()(inputs), name="net")
+    with pytest.raises(errors.UserError) as caught:
+        loading.load(model)
+    text = str(caught.value)
+    assert "model 'net': got layers that cannot be called" in text
+    assert "\n" not in text
+
+
+def test_keras_file_of_another_object_is_no_model(tmp_path, monkeypatch):
+    path = tmp_path / "net.keras"
+    keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)]).save(path)
+    load = keras.models.load_model
+    monkeypatch.setattr(
+        keras.models, "load_model", lambda *a, **k: load(*a, **k).get_config()
+    )
+    with pytest.raises(errors.UserError, match="holds a dict, no model"):
+        loading.load(path)
+
+
 def test_the_config_of_a_keras_file_is_plain_json(tmp_path):
     """What the search for bytecode relies on."""
     _convnet(keras).save(tmp_path / "m.keras")

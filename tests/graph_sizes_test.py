@@ -279,3 +279,19 @@ class TestMemory:
         memory.require(1000, "net", what="its weights")
         with pytest.raises(errors.UserError, match=r"1,001 bytes.*1,000 byte"):
             memory.require(1001, "net", what="its weights")
+
+
+def test_feature_map_without_positions_is_refused():
+    def net(x):
+        maps = tf.reshape(x[:, :0], (-1, 0, 1, 1))
+        return tf.reduce_mean(tf.nn.relu(maps), axis=(1, 2))
+
+    function = tf.function(net, input_signature=[_SPEC])
+    assert "the shape (None, 0, 1, 1)" in _refused(function)
+
+
+def test_empty_lists_of_indices_are_no_fault():
+    def net(x):
+        return tf.concat([x, tf.zeros((tf.shape(x)[0], 0))], 1) * 2.0
+
+    loading.load(tf.function(net, input_signature=[_SPEC]))

@@ -16,6 +16,8 @@ import small_disks
 
 from dsg_tf import errors, run_record
 
+# The config of a row of any kind.
+_OF_DATA = {"data": "images.npz", "data_key": "0123", "quantized": "k"}
 _ROOT = pathlib.Path(__file__).absolute().parent.parent
 
 
@@ -80,7 +82,7 @@ def test_what_has_come_to_an_end_is_not_forgotten(tmp_path, status):
 @pytest.mark.parametrize("kind", ["samples", "float", "quantize", "evaluate"])
 def test_every_kind_has_its_place(tmp_path, kind):
     record = run_record.RunRecord(tmp_path)
-    record.put(_row(kind=kind))
+    record.put(_row(kind=kind, config=_OF_DATA))
     assert [row.kind for row in record.rows()] == [kind]
 
 
@@ -336,3 +338,34 @@ def test_a_record_on_a_read_only_disk_is_one_line(tmp_path):
         with pytest.raises(errors.UserError, match="read-only"):
             record.put(_row("b"))
         record.close()
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        (
+            {"kind": "evaluate", "config": {**_OF_DATA, "quantized": [1]}},
+            "quantized that is no text",
+        ),
+        (
+            {"kind": "float", "config": {"data": "a", "data_key": {}}},
+            "data_key that is no text",
+        ),
+        ({"config": {"label": 8}}, "label that is no text"),
+        ({"metrics": {"agreement": "high"}}, "agreement that is no number"),
+        ({"metrics": {"seconds": [1]}}, "seconds that is no number"),
+        ({"metrics": {"stage_seconds": [1]}}, "stage_seconds that is no JSON"),
+        ({"metrics": {"stage_seconds": {"load": {}}}}, "load that is no"),
+        ({"metrics": {"low_sqnr": "low"}}, "low_sqnr that is no list"),
+        ({"metrics": {"doubt_texts": [1]}}, "doubt_texts that is no list"),
+    ],
+)
+def test_row_that_holds_what_no_run_has_written_is_one_line(
+    tmp_path, changes, told
+):
+    record = run_record.RunRecord(tmp_path)
+    record.put(_row(**changes))
+    with pytest.raises(errors.UserError) as caught:
+        record.rows()
+    assert told in str(caught.value)
+    assert "net/k" in str(caught.value)

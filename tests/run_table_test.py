@@ -206,3 +206,10 @@ def test_path_that_cannot_be_is_refused(tmp_path, monkeypatch, path):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(errors.UserError, match="--export"):
         run_table.check(path)
+
+
+def test_evaluation_of_no_known_model_has_no_line():
+    row = run_record.Row(
+        "k", "evaluate", "net/k", "done", {}, {}, None, "here", "now"
+    )
+    assert run_table.flat([row]) == []

@@ -135,6 +135,13 @@ def test_torn_journal_begins_anew(tmp_path, journal):
     assert _folder(tmp_path / "parts").finished == frozenset()
 
 
+def test_journal_that_cannot_be_written_leaves_no_temporary(tmp_path):
+    (tmp_path / "parts" / "journal.json").mkdir(parents=True)
+    with pytest.raises(errors.UserError):
+        _filled(tmp_path / "parts")
+    assert not (tmp_path / "parts" / "journal.tmp").exists()
+
+
 def _journal(**changes) -> bytes:
     """A journal whose checksum holds, whatever it says."""
     whole = {"version": 2, "key": "k", "done": [], "notes": {}, **changes}

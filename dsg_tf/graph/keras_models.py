@@ -40,7 +40,14 @@ def load_file(path: pathlib.Path, kind: formats.Format):
     """
     with model_files.unchanged(path):
         keras_files.check(path, kind)
-        return _load_checked(path)
+        model = _load_checked(path)
+    if not is_model(model):  # Keras reads a file of any of its objects.
+        raise errors.UserError(
+            str(path),
+            got=f"a file that holds a {type(model).__name__}, no model",
+            expected="a whole Keras model",
+        )
+    return model
 
 
 def _load_checked(path: pathlib.Path):
@@ -110,7 +117,16 @@ def to_endpoint(
             tf.nest.pack_sequence_as(structure, tensors), training=False
         )
 
-    function = tf.function(call, autograph=False).get_concrete_function(*specs)
+    try:
+        traced = tf.function(call, autograph=False)
+        function = traced.get_concrete_function(*specs)
+    except Exception as error:
+        # Whatever its layers raise: a config may hold what no call can use.
+        raise errors.UserError(
+            f"model {model.name!r}",
+            got=f"layers that cannot be called ({_say(error)})",
+            expected="a model that maps a batch of its inputs to outputs",
+        ) from error
     outputs = _output_names(model, function)
     return endpoint.Endpoint(function, tuple(names), outputs)
 

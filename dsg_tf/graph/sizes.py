@@ -59,6 +59,7 @@ _OF_SHAPE = {
 }
 # TensorFlow's own bound of dimensions is 254.
 _MAX_RANK = 254
+_LEAST_RANK_OF_MAPS = 3
 _SMALL = 64 << 20
 _VARIABLES = frozenset({"VarHandleOp", "Variable", "VariableV2"})
 # Beyond, TensorFlow's own counting of elements and bytes overflows.
@@ -154,18 +155,22 @@ def check_graph(graph: ir.Graph, subject: str) -> None:
         shape = graph.shape(port.tensor)
         _refuse_empty(shape, f"{subject}, output {port.name!r}")
     there = memory.available()
-    for node in graph if there is not None else ():
+    for node in graph:
         for tensor in graph.output_tensors(node):
             shape = graph.shape(tensor)
             if shape is None:
                 continue
+            dtype, place = graph.dtype(tensor), f"{node.op} {node.name[:80]!r}"
+            # Of lower rank are shapes and indices, some empty for good reason.
+            if len(shape) >= _LEAST_RANK_OF_MAPS and dtype.is_floating:
+                _refuse_empty(shape, f"{subject}, {place}")
             # An open dimension counts as one: it has a sample at least.
             count = math.prod(1 if d is None else d for d in shape)
-            needed = count * max(graph.dtype(tensor).size or 1, 1)
-            if needed > there:
+            needed = count * max(dtype.size or 1, 1)
+            if there is not None and needed > there:
                 memory.require(
                     needed,
-                    f"{subject}, {node.op} {node.name[:80]!r}",
+                    f"{subject}, {place}",
                     what=f"a tensor of the shape {shape}",
                 )
 

@@ -142,7 +142,8 @@ def _images(work: pathlib.Path) -> None:
         nested = work / CLASS_FOLDER / f"class{index % CLASSES}"
         flat.mkdir(exist_ok=True)
         nested.mkdir(parents=True, exist_ok=True)
-        picture.save(flat / f"{index}.jpg")
+        if index < CLASSES:  # Here the name is the label.
+            picture.save(flat / f"{index}.jpg")
         picture.save(nested / f"{index}.png")
 
 

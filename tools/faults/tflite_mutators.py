@@ -23,10 +23,13 @@ def mutate(content: bytes, rng: np.random.Generator) -> bytes:
 
     while True:
         model = flatbuffer_utils.read_model_from_bytearray(bytearray(content))
-        for _ in range(int(rng.integers(1, 4))):
-            _change(model, rng)
-        # Not everything that an object says has a place in a file.
-        with contextlib.suppress(struct.error, TypeError, AttributeError):
+        # One change may take what the next would change, and not everything
+        # that an object says has a place in a file.
+        with contextlib.suppress(
+            AttributeError, IndexError, struct.error, TypeError, ValueError
+        ):
+            for _ in range(int(rng.integers(1, 4))):
+                _change(model, rng)
             made = flatbuffer_utils.convert_object_to_bytearray(model)
             if bytes(made) != content:
                 return bytes(made)
