@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -149,11 +150,16 @@ def _optimised(
     fraction = np.clip(position - floor, 0.01, 0.99)
     start = -np.log((_ZETA - _GAMMA) / (fraction - _GAMMA) - 1)
     low, high = bounds
+    size = min(config.batch_rows, rows.inputs.shape[1])
+    rng = np.random.default_rng(seed)
+    inputs, wanted = _shuffled(
+        (rows.inputs, np.clip(rows.outputs, low, high)), size, rng
+    )
     fixed = [
         tf.constant(values, tf.float32)
         for values in (
-            rows.inputs,
-            np.clip(rows.outputs, low, high),
+            inputs,
+            wanted,
             floor,
             scale,
             bias,
@@ -165,14 +171,19 @@ def _optimised(
     ]
     state = [tf.constant(start, tf.float32)]
     state += [tf.zeros_like(state[0])] * 2
-    run = _chunk(fixed[0].shape[0], config)
+    run = _chunk(size, config)
+    # The last chunk may have fewer steps; its places have the same shape.
+    places = rng.integers(0, rows.inputs.shape[1], config.steps + _CHUNK)
     step = 0
     # The same seed shall give the same codes.
     with frozen.in_fixed_order():
         while step < config.steps:
             count = min(_CHUNK, config.steps - step)
             *state, still_open = run(
-                *state, *fixed, tf.constant([step, count, seed])
+                *state,
+                *fixed,
+                tf.constant(places[step : step + _CHUNK], tf.int32),
+                tf.constant([step, count]),
             )
             step += count
             if step > config.warm_start * config.steps and (
@@ -183,10 +194,23 @@ def _optimised(
     return np.clip(floor + up, grid.qmin, grid.qmax), step
 
 
+def _shuffled(
+    arrays: Sequence[np.ndarray], size: int, rng: np.random.Generator
+) -> list[np.ndarray]:
+    """Rows in random order, (G, R + size - 1, ...), the first again at the end.
+
+    So each step takes neighbours, from a random place on: one copy in one
+    piece, where single rows are as many copies as there are rows and groups.
+    """
+    count = arrays[0].shape[1]
+    order = rng.permutation(count)
+    order = np.concatenate([order, order[: size - 1]])
+    return [array[:, order] for array in arrays]
+
+
 @functools.lru_cache(maxsize=8)
-def _chunk(groups: int, config: Config):
+def _chunk(size: int, config: Config):
     """Some steps of Adam, traced once for all layers of a shape."""
-    del groups  # Layers of one group and of many have different kernels.
 
     # Numbers that differ by layer are arguments, so that shapes alone decide
     # whether it is traced again.
@@ -204,67 +228,91 @@ def _chunk(groups: int, config: Config):
         high,
         unit,
         ends,
+        places,
         at,
     ):
-        start, count, seed = at[0], at[1], at[2]
-        total = tf.shape(inputs)[1]
-        size = tf.minimum(total, config.batch_rows)
+        start, count = at[0], at[1]
 
-        def body(step, v, m, s):
-            picked = tf.random.stateless_uniform(
-                [size], tf.stack([seed, step]), 0, total, tf.int32
+        def body(index, v, m, s):
+            step = tf.cast(start + index, tf.float32)
+            x, y = (
+                tf.slice(t, [0, places[index], 0], [-1, size, -1])
+                for t in (inputs, wanted)
             )
-            x, y = (tf.gather(t, picked, axis=1) for t in (inputs, wanted))
-            with tf.GradientTape() as tape:
-                tape.watch(v)
-                h = _rectified_sigmoid(v)
-                weights = scale * tf.clip_by_value(floor + h, ends[0], ends[1])
-                output = tf.clip_by_value(x @ weights + bias, low, high)
-                error = tf.reduce_sum(
-                    tf.reduce_mean(tf.square(output - y), axis=1)
+            h, slope = _rectified_sigmoid(v)
+            codes = floor + h
+            gradient = slope * (
+                _error_gradient(
+                    codes, x, y, scale, bias, (low, high), unit, ends
                 )
-                loss = error / unit + _draw(h, step, config)
+                - _draw_gradient(h, step, config)
+            )
             return (
-                step + 1,
-                *_adam(
-                    v, m, s, tape.gradient(loss, v), step, config.learning_rate
-                ),
+                index + 1,
+                *_adam(v, m, s, gradient, step, config.learning_rate),
             )
 
         _, v, m, s = tf.while_loop(
-            lambda step, *_: step < start + count,
+            lambda index, *_: index < count,
             body,
-            (start, v, m, s),
+            (0, v, m, s),
             parallel_iterations=1,
         )
-        h = _rectified_sigmoid(v)
-        between = tf.abs(h - 0.5) < 0.5 - _OPEN
+        between = tf.abs(_rectified_sigmoid(v)[0] - 0.5) < 0.5 - _OPEN
         return v, m, s, tf.reduce_mean(tf.cast(between, tf.float32))
 
     return run
 
 
-def _rectified_sigmoid(v: tf.Tensor) -> tf.Tensor:
-    return tf.clip_by_value((_ZETA - _GAMMA) * tf.sigmoid(v) + _GAMMA, 0.0, 1.0)
+def _error_gradient(codes, x, y, scale, bias, bounds, unit, ends) -> tf.Tensor:
+    """Of the relative error, by h. Written out, it takes half the time."""
+    weights = scale * tf.clip_by_value(codes, ends[0], ends[1])
+    output = x @ weights + bias
+    # What is clipped does not move.
+    moves = tf.logical_and(output > bounds[0], output < bounds[1])
+    difference = tf.where(moves, output - y, tf.zeros_like(y))
+    rows = tf.cast(tf.shape(x)[1], tf.float32)
+    by_weight = tf.matmul(x, difference, transpose_a=True) * (
+        2.0 / (rows * unit)
+    )
+    inside = tf.logical_and(codes >= ends[0], codes <= ends[1])
+    return tf.where(inside, by_weight * scale, tf.zeros_like(codes))
 
 
-def _draw(h: tf.Tensor, step: tf.Tensor, config: Config) -> tf.Tensor:
-    """The term that draws every h to 0 or 1, stronger as beta falls."""
+def _rectified_sigmoid(v: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """h(V), and its derivative."""
+    sigmoid = tf.sigmoid(v)
+    whole = (_ZETA - _GAMMA) * sigmoid + _GAMMA
+    inside = tf.logical_and(whole > 0.0, whole < 1.0)
+    slope = (_ZETA - _GAMMA) * sigmoid * (1.0 - sigmoid)
+    return (
+        tf.clip_by_value(whole, 0.0, 1.0),
+        tf.where(inside, slope, tf.zeros_like(v)),
+    )
+
+
+def _draw_gradient(h: tf.Tensor, step: tf.Tensor, config: Config) -> tf.Tensor:
+    """Of lambda * mean(|2 h - 1|^beta) by h, which draws h to 0 or 1.
+
+    It is taken off the gradient: the loss has 1 - |2 h - 1|^beta.
+    """
     first, last = config.beta
     warm = config.warm_start * config.steps
-    progress = (tf.cast(step, tf.float32) - warm) / max(config.steps - warm, 1)
+    progress = (step - warm) / max(config.steps - warm, 1)
     cosine = tf.cos(np.pi * tf.clip_by_value(progress, 0.0, 1.0))
     beta = last + (first - last) * 0.5 * (1.0 + cosine)
     weight = tf.where(progress >= 0.0, config.regularization, 0.0)
-    gap = tf.abs(2.0 * h - 1.0)
-    # The small number keeps the gradient of the power finite at 1/2.
-    return weight * tf.reduce_mean(1.0 - tf.pow(gap + 1e-8, beta))
+    gap = 2.0 * h - 1.0
+    # The small number keeps the logarithm finite at 1/2.
+    power = tf.exp((beta - 1.0) * tf.math.log(tf.abs(gap) + 1e-8))
+    scale = 2.0 * weight * beta / tf.cast(tf.size(h), tf.float32)
+    return scale * power * tf.sign(gap)
 
 
 def _adam(v, m, s, gradient, step, learning_rate):
     m = 0.9 * m + 0.1 * gradient
     s = 0.999 * s + 0.001 * tf.square(gradient)
-    count = tf.cast(step + 1, tf.float32)
+    count = step + 1.0
     mean = m / (1.0 - tf.pow(0.9, count))
     square = s / (1.0 - tf.pow(0.999, count))
     return v - learning_rate * mean / (tf.sqrt(square) + 1e-12), m, s

@@ -12,11 +12,9 @@ import contextlib
 import json
 import os
 import pathlib
-import signal
-import subprocess
 import sys
 
-from dsg_tf import errors
+from dsg_tf import child_process, errors
 
 _SECONDS = 300
 # Offsets in a .tflite are of 31 bits.
@@ -38,28 +36,16 @@ def require_runs(path: str | os.PathLike) -> None:
     size = os.path.getsize(path)
     if size > _MAX_BYTES:
         raise _damaged(path, f"a file of {size:,} bytes")
-    package = pathlib.Path(__file__).absolute().parent.parent
-    search = [str(package), *filter(None, sys.path)]
-    try:
-        done = subprocess.run(
-            [sys.executable, "-m", "dsg_tf.rehearsal", os.fspath(path)],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=_SECONDS,
-            check=False,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(search)},
-        )
-    except subprocess.TimeoutExpired as error:
-        got = f"a file that had not run once after {_SECONDS} s"
-        raise _damaged(path, got) from error
-    if done.returncode < 0:
-        name = signal.Signals(-done.returncode).name
-        raise _damaged(path, f"a file that ends its interpreter ({name})")
-    if done.returncode:
-        said = done.stdout.decode(errors="replace").strip().splitlines()
+    ended = child_process.run(
+        "dsg_tf.rehearsal", [os.fspath(path)], limit_s=_SECONDS
+    )
+    if ended.fault:
+        got = f"a file that ends its interpreter ({ended.fault})"
+        raise _damaged(path, got)
+    if ended.code:
         got = "a file that its interpreter does not take"
-        with contextlib.suppress(ValueError, KeyError, IndexError):
-            got = json.loads(said[-1])["got"]
+        with contextlib.suppress(ValueError, KeyError):
+            got = json.loads(ended.said)["got"]
         raise _damaged(path, got)
 
 

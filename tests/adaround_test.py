@@ -439,7 +439,7 @@ class TestRepeatable:
         # A config of its own: others have traced theirs.
         config = learned_rounding.Config(steps=5, learning_rate=0.0502)
         adaround.adaround(graph, _grids(graph), _samples(8), config=config)
-        run = learned_rounding._chunk(1, config)
+        run = learned_rounding._chunk(512, config)  # Of 8 x 8 x 8 positions.
         assert run.experimental_get_tracing_count() == 1
 
 

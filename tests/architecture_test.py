@@ -6,9 +6,9 @@ those below, never in a circle:
   0  errors, checks, synthesis_config, export_config, config, qtypes, quiet,
      progress, samples, sample_journal, sample_values, array_files, files,
      staging, overlaps, disk_space, run_folders, layer_store, labelled_images,
-     image_archives, memory, needs; of commands stages, signals, streams,
-     endings, flagfiles; of batches grid, fingerprints, run_record, run_table,
-     run_metrics, runner, local_runner, schedule: no TensorFlow
+     image_archives, memory, needs, child_process; of commands stages, signals,
+     streams, endings, flagfiles; of batches grid, fingerprints, run_record,
+     run_table, run_metrics, runner, local_runner, schedule: no TensorFlow
   1  arithmetic and graphs: uniform, observers, output_spread and output_pair,
      graph/*; tflite.flatbuffer, which reads and writes the file format and
      knows nothing else
@@ -46,7 +46,7 @@ _LEVELS = (
     " progress samples files layer_store labelled_images lifeline folder_lock"
     " fingerprints grid run_record run_table run_metrics runner local_runner"
     " schedule needs array_files disk_space overlaps run_folders sample_journal"
-    " sample_values"
+    " sample_values child_process"
     " staging",
     "uniform observers weight_scales output_spread output_pair graph.*"
     " tflite.flatbuffer",

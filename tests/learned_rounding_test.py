@@ -288,7 +288,7 @@ class TestRepeatable:
                 config=config,
                 seed=seed,
             )
-        run = learned_rounding._chunk(1, config)
+        run = learned_rounding._chunk(rows.inputs.shape[1], config)
         assert run.experimental_get_tracing_count() == 1
         # The last chunk is shorter: its length is an argument too.
         kernel, rows = _problem(3, taps=7)

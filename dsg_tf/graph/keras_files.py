@@ -12,7 +12,13 @@ import zipfile
 from collections.abc import Iterator
 
 from dsg_tf import errors, memory
-from dsg_tf.graph import formats, hdf5_files, keras_config
+from dsg_tf.graph import (
+    formats,
+    hdf5_files,
+    hdf5_rehearsal,
+    keras_config,
+    keras_layer_graph,
+)
 
 CONFIG = "config.json"
 _WEIGHTS = "model.weights.h5"
@@ -50,6 +56,7 @@ def check(path: pathlib.Path, kind: formats.Format) -> None:
         itself, or its config names more than built-in layers.
     """
     subject = str(path)
+    hdf5_rehearsal.require_readable(path)
     with _one_line(subject):
         config, numbers = _read(path, kind, subject)
     if config is None:
@@ -61,6 +68,7 @@ def check(path: pathlib.Path, kind: formats.Format) -> None:
             " or model.save('model.keras')",
         )
     keras_config.check(config, subject)
+    keras_layer_graph.check(config, subject)
     _refuse_sizes(config, numbers, subject)
 
 

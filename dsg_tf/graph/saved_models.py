@@ -62,7 +62,9 @@ def _load_checked(
             )
     chosen = list(meta_graph.meta_info_def.tags)
     try:
-        return tf.saved_model.load(str(path), tags=chosen)
+        loaded = tf.saved_model.load(str(path), tags=chosen)
+        dict(loaded.signatures)
+        return loaded
     except Exception as error:  # Each damage has its own kind of error.
         raise errors.UserError(
             str(path),
