@@ -299,7 +299,7 @@ class TestNetwork:
         assert len(result.weight_grids) == 2
 
     def test_rows_are_held_within_their_bound(self, monkeypatch):
-        monkeypatch.setattr(adaround, "_MAX_ROWS", 40)
+        monkeypatch.setattr(adaround, "MAX_ROWS", 40)
         seen = []
         learn = learned_rounding.learn
 
@@ -319,7 +319,7 @@ class TestNetwork:
         adaround.adaround(graph, _grids(graph), _samples(), config=_QUICK)
         # 40 of 1280 positions; the last layer has 20.
         assert seen == [40, 40, 40, 20]
-        monkeypatch.setattr(adaround, "_MAX_BYTES", 4 * 36 * 20)
+        monkeypatch.setattr(adaround, "MAX_BYTES", 4 * 36 * 20)
         seen.clear()
         adaround.adaround(graph, _grids(graph), _samples(), config=_QUICK)
         # Rows of 36 and 54 numbers; 6 numbers fit 40 times.
@@ -349,7 +349,7 @@ _UNKNOWN = {
 def test_rows_are_held_within_their_bound_at_unknown_positions(
     name, monkeypatch
 ):
-    monkeypatch.setattr(adaround, "_MAX_ROWS", 100)
+    monkeypatch.setattr(adaround, "MAX_ROWS", 100)
     collected = []
     collect = layer_rows.collect
 

@@ -36,8 +36,8 @@ from dsg_tf.graph import evaluation, ir, walk
 from dsg_tf.transforms import pass_report
 
 # Rows of one layer: at most so many, in at most so many bytes.
-_MAX_ROWS = 8192
-_MAX_BYTES = 256 * 2**20
+MAX_ROWS = 8192
+MAX_BYTES = 256 * 2**20
 # Samples that go through the network at a time.
 _BATCH_SIZE = 16
 
@@ -244,5 +244,5 @@ class _Prefix:
             many positions that has, nor be a sample's positions one of them.
         """
         positions = output[..., 0].size * self._count / self._batch_size
-        fitting = _MAX_BYTES // (4 * layer_rows.size(layer))
-        return min(_MAX_ROWS, fitting) / positions
+        fitting = MAX_BYTES // (4 * layer_rows.size(layer))
+        return min(MAX_ROWS, fitting) / positions
