@@ -31,18 +31,10 @@ import numpy as np
 from absl import app, flags, logging
 
 from benchmarks import cases, ingredients, score_record
-from dsg_tf import (
-    batch_flags,
-    cli,
-    errors,
-    export_config,
-    files,
-    fingerprints,
-    needs,
-    progress,
-    synthesis_config,
-)
-from dsg_tf import config as config_lib
+from dsg_tf.batch import batch_flags
+from dsg_tf.command_line import cli
+from dsg_tf.config import export_config, needs, run_config, synthesis_config
+from dsg_tf.core import errors, files, fingerprints, progress
 
 _SHARED = flags.DEFINE_string("shared", "../shared", "Models and images.")
 _STUDY = flags.DEFINE_enum(
@@ -96,7 +88,7 @@ def score(
 
     # Every width on the same samples, of the full amount.
     synthesis = dataclasses.replace(synthesis, tolerance=0.0)
-    settings = needs.complete(config_lib.PipelineConfig(synthesis=synthesis))
+    settings = needs.complete(run_config.PipelineConfig(synthesis=synthesis))
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         samples = pathlib.Path(folder) / "samples.npz"
@@ -134,7 +126,7 @@ def table(
     record: score_record.ScoreRecord,
 ) -> Iterator[str]:
     """Lines of Markdown: a model's scores, mean and spread over the seeds."""
-    from dsg_tf import classifiers
+    from dsg_tf.fidelity import classifiers
 
     case, shared = cases.CASES[name], pathlib.Path(_SHARED.value)
     model = str(shared / case.model)

@@ -7,7 +7,7 @@ import pathlib
 
 import numpy as np
 
-from dsg_tf import labelled_images
+from dsg_tf.samples import labelled_images
 
 
 @dataclasses.dataclass(frozen=True)

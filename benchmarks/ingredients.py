@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from dsg_tf import synthesis_config
+from dsg_tf.config import synthesis_config
 
 STUDIES = ("ladder", "without", "slack")
 

@@ -25,7 +25,8 @@ import numpy as np
 from absl import app, flags, logging
 
 from benchmarks import cases
-from dsg_tf import classifiers, quantize_flags
+from dsg_tf.command_line import quantize_flags
+from dsg_tf.fidelity import classifiers
 
 _SHARED = flags.DEFINE_string("shared", "../shared", "Models and images.")
 _MODELS = flags.DEFINE_list(

@@ -188,8 +188,8 @@ def _passes(folder: str, model: str) -> tuple[float, int]:
 
 def _shapes(model: str) -> list[tuple[int, ...]]:
     """(G, R, K, O / G) of the layers that AdaRound rounds, 64 samples."""
-    from dsg_tf import layer_rows, linear_layers
-    from dsg_tf.graph import loading
+    from dsg_tf.analysis import layer_rows, linear_layers
+    from dsg_tf.graph.load import loading
     from dsg_tf.transforms import adaround, fold_batch_norm
 
     graph, _ = fold_batch_norm.fold_batch_norm(loading.load(model))
@@ -208,7 +208,7 @@ def _shapes(model: str) -> list[tuple[int, ...]]:
 
 def rounding() -> None:
     """Prints the seconds of AdaRound by model."""
-    from dsg_tf import learned_rounding
+    from dsg_tf.transforms import learned_rounding
 
     shared = pathlib.Path(_SHARED.value).absolute()
     names = [*_versions(), *(["PyTorch"] if _TORCH.value else [])]

@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import dsg_tf
-from dsg_tf import errors, fingerprints
+from dsg_tf.core import errors, fingerprints
 
 
 class ScoreRecord:

@@ -42,21 +42,19 @@ def outputs(
       delegates; `simulation`; and `float`.
     """
     # Imported late, so that --help stays fast.
-    from dsg_tf import (
-        export_config,
-        passes,
-        samples,
-        simulation,
-        staging,
-        writers,
-    )
-    from dsg_tf.graph import evaluation, loading
+    from dsg_tf.config import export_config
+    from dsg_tf.core import staging
+    from dsg_tf.export import simulation, writers
+    from dsg_tf.graph import evaluation
+    from dsg_tf.graph.load import loading
+    from dsg_tf.samples import sample_sets
     from dsg_tf.tflite import interpreter
+    from dsg_tf.transforms import passes
 
     graph = loading.load(model)
     (port,) = graph.inputs
     settings = export_config.ExportConfig()
-    sample_set = samples.SampleSet({port.name: calibrating})
+    sample_set = sample_sets.SampleSet({port.name: calibrating})
     prepared = passes.run(graph, sample_set.arrays, settings)
     with staging.Staging() as staged:
         written = writers.of(settings).write(prepared, sample_set, file, staged)

@@ -44,7 +44,7 @@ def products(graph) -> float:
     Args:
       graph: a frozen graph of a known batch size.
     """
-    from dsg_tf import linear_layers
+    from dsg_tf.analysis import linear_layers
 
     total = 0.0
     for layer in linear_layers.find(graph):
@@ -61,7 +61,7 @@ def feature_bytes(graph) -> float:
         for node in graph
         if node.op in activations and not graph.is_constant(node.output)
     }
-    from dsg_tf import linear_layers
+    from dsg_tf.analysis import linear_layers
 
     nodes |= {layer.node for layer in linear_layers.find(graph)}
     shapes = [graph.shape(graph[name].output) for name in nodes]
@@ -72,13 +72,14 @@ def main(argv: list[str]) -> None:
     del argv
     import tensorflow as tf
 
-    from dsg_tf import config, needs, source_model, synthesis_config
+    from dsg_tf.analysis import source_model
+    from dsg_tf.config import needs, run_config, synthesis_config
     from dsg_tf.graph import frozen
     from dsg_tf.synthesis import callbacks, run
 
     batch = _BATCH_SIZE.value
     settings = needs.complete(
-        config.PipelineConfig(
+        run_config.PipelineConfig(
             synthesis=synthesis_config.SynthesisConfig(
                 batch_size=batch, fill="wrap"
             )

@@ -23,7 +23,7 @@ import numpy as np
 from absl import app, flags, logging
 
 from benchmarks import cases, command
-from dsg_tf import classifiers
+from dsg_tf.fidelity import classifiers
 
 _SHARED = flags.DEFINE_string("shared", "../shared", "Models and images.")
 _ROWS = flags.DEFINE_string(

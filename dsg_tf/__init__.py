@@ -36,15 +36,15 @@ def _is_command() -> bool:
 if _is_command():
     # Before all else: what is imported next takes a while, and Ctrl-C in it
     # would be a traceback.
-    from dsg_tf import signals
+    from dsg_tf.core import signals
 
     signals.install()
 
 _MODULE_OF = {
-    "ExportConfig": "dsg_tf.export_config",
-    "PipelineConfig": "dsg_tf.config",
-    "SynthesisConfig": "dsg_tf.synthesis_config",
-    "UserError": "dsg_tf.errors",
+    "ExportConfig": "dsg_tf.config.export_config",
+    "PipelineConfig": "dsg_tf.config.run_config",
+    "SynthesisConfig": "dsg_tf.config.synthesis_config",
+    "UserError": "dsg_tf.core.errors",
     "quantize_model": "dsg_tf.pipeline",
     "representative_dataset": "dsg_tf.pipeline",
     "synthesize": "dsg_tf.pipeline",

@@ -18,15 +18,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from absl import flags, logging
 
-from dsg_tf import (
-    classifiers,
-    cli,
-    errors,
-    files,
-    image_flags,
-    labelled_images,
-    stages,
-)
+from dsg_tf.command_line import cli, image_flags
+from dsg_tf.core import errors, files, stages
+from dsg_tf.fidelity import classifiers
+from dsg_tf.samples import labelled_images
 
 _USAGE = """
 Top-1 of a classifier on labelled images.

@@ -19,20 +19,18 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from absl import flags, logging
 
-from dsg_tf import (
-    cli,
+from dsg_tf.command_line import cli, quantize_flags
+from dsg_tf.config import run_config
+from dsg_tf.core import (
     disk_space,
     errors,
     files,
     overlaps,
-    quantize_flags,
     quiet,
-    sample_values,
     stages,
     staging,
 )
-from dsg_tf import config as config_lib
-from dsg_tf import samples as samples_lib
+from dsg_tf.samples import sample_sets, sample_values
 
 _USAGE = """
 Draws how samples scatter at the BatchNorm layers of a model.
@@ -272,21 +270,21 @@ def _contents(
 ) -> dict[str, bytes | str]:
     """Everything that is to be written, by file name."""
     with quiet.importing():
-        from dsg_tf import (
+        from dsg_tf import report
+        from dsg_tf.analysis import source_model
+        from dsg_tf.diversity import (
             diversity,
             drawing,
             moment_boxes,
             moment_histograms,
-            report,
             sample_moments,
-            source_model,
         )
 
     drawing.require_matplotlib()
     with stages.within("load"):
         source = source_model.load(
             _FLAGS.saved_model,
-            config_lib.PipelineConfig(
+            run_config.PipelineConfig(
                 **quantize_flags.model_fields(_FLAGS),
                 samples=next(iter(paths.values())),
             ),
@@ -354,7 +352,7 @@ def _read(path: str, ports) -> dict[str, np.ndarray]:
     Their range is not checked: that samples lie far outside of it may be just
     what the figures are to show.
     """
-    whole = samples_lib.read(path, inputs={p.name: p.shape[1:] for p in ports})
+    whole = sample_sets.read(path, inputs={p.name: p.shape[1:] for p in ports})
     arrays = {n: a[: _FLAGS.count] for n, a in whole.arrays.items()}
     for port in ports:
         integer = port.dtype.is_integer

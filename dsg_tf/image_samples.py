@@ -14,15 +14,9 @@ import pathlib
 import numpy as np
 from absl import flags, logging
 
-from dsg_tf import (
-    cli,
-    disk_space,
-    files,
-    image_flags,
-    labelled_images,
-    stages,
-    staging,
-)
+from dsg_tf.command_line import cli, image_flags
+from dsg_tf.core import disk_space, files, stages, staging
+from dsg_tf.samples import labelled_images
 
 _USAGE = """
 Real images as samples for dsg_tf.quantize.

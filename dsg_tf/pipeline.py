@@ -20,25 +20,23 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 import dsg_tf
-from dsg_tf import config as config_lib
-from dsg_tf import (
+from dsg_tf import report as report_lib
+from dsg_tf.analysis import source_model
+from dsg_tf.config import needs, run_config
+from dsg_tf.core import (
+    checkpoints,
     disk_space,
-    diversity,
     files,
-    layer_store,
-    needs,
-    passes,
     progress,
-    run_folders,
-    sampling,
-    source_model,
     stages,
     staging,
-    writers,
 )
-from dsg_tf import report as report_lib
-from dsg_tf import samples as samples_lib
+from dsg_tf.diversity import diversity
+from dsg_tf.export import writers
 from dsg_tf.graph import ir
+from dsg_tf.samples import run_folders, sample_sets
+from dsg_tf.synthesis import sampling
+from dsg_tf.transforms import passes
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -63,7 +61,7 @@ def quantize_model(
     model,
     *,
     output: str | os.PathLike,
-    config: config_lib.PipelineConfig | None = None,
+    config: run_config.PipelineConfig | None = None,
     callbacks: Sequence = (),
     real: str | os.PathLike = "",
 ) -> Result:
@@ -90,7 +88,7 @@ def quantize_model(
       result = dsg_tf.quantize_model("net", output="net_int8.tflite")
       result.report["outputs"]["output_0"]["top1_agreement"]
     """
-    config = needs.complete(config or config_lib.PipelineConfig())
+    config = needs.complete(config or run_config.PipelineConfig())
     writer = writers.of(config.export)
     output = writer.destination(
         pathlib.Path(output),
@@ -114,7 +112,7 @@ def _run(
     output: pathlib.Path,
     run_folder: pathlib.Path,
     writer: writers.Writer,
-    config: config_lib.PipelineConfig,
+    config: run_config.PipelineConfig,
     callbacks: Sequence,
     real: str | os.PathLike,
 ) -> Result:
@@ -181,7 +179,7 @@ def _run(
         # All of it is written and checked: the output gets its name last.
         staged.place(last=output)
     # Only now: a run that is killed before goes on from what is kept there.
-    layer_store.remove(run_folder / run_folders.ROUNDING)
+    checkpoints.remove(run_folder / run_folders.ROUNDING)
     return Result(output, run_folder, report, report["passed"])
 
 
@@ -189,10 +187,10 @@ def synthesize(
     model,
     *,
     output: str | os.PathLike,
-    config: config_lib.PipelineConfig | None = None,
+    config: run_config.PipelineConfig | None = None,
     further: int = 0,
     callbacks: Sequence = (),
-) -> samples_lib.SampleSet:
+) -> sample_sets.SampleSet:
     """Makes samples for a model, without quantizing it.
 
     Args:
@@ -211,7 +209,7 @@ def synthesize(
     Raises:
       errors.UserError: as `quantize_model`.
     """
-    config = needs.complete(config or config_lib.PipelineConfig())
+    config = needs.complete(config or run_config.PipelineConfig())
     # Samples that are given are for quantize_model; these are to be made.
     config = dataclasses.replace(config, samples="")
     output = files.run_destination(output, {"the model": model})
@@ -232,7 +230,7 @@ def synthesize(
 def representative_dataset(
     model,
     *,
-    config: config_lib.PipelineConfig | None = None,
+    config: run_config.PipelineConfig | None = None,
     callbacks: Sequence = (),
 ) -> Callable[[], Iterator[list[np.ndarray]]]:
     """A representative dataset for any TFLiteConverter, without data.
@@ -259,7 +257,7 @@ def representative_dataset(
             config=config,
             callbacks=callbacks,
         )
-        in_memory = samples_lib.SampleSet(
+        in_memory = sample_sets.SampleSet(
             {name: np.array(array) for name, array in made.arrays.items()}
         )
 
@@ -286,14 +284,14 @@ class _Clock:
 
 def _prepare(
     source: source_model.SourceModel,
-    calibrating: samples_lib.SampleSet,
-    config: config_lib.PipelineConfig,
+    calibrating: sample_sets.SampleSet,
+    config: run_config.PipelineConfig,
     run_folder: pathlib.Path,
 ) -> passes.Prepared:
     """Runs the passes; learned rounding is kept layer by layer."""
     arrays = {name: np.asarray(a) for name, a in calibrating.arrays.items()}
 
-    def store(graph: ir.Graph) -> layer_store.LayerStore:
+    def store(graph: ir.Graph) -> checkpoints.LayerStore:
         digest = hashlib.sha256()
         for name, array in sorted(arrays.items()):
             digest.update(name.encode())
@@ -305,7 +303,7 @@ def _prepare(
             config.synthesis.seed,
             dsg_tf.__version__,
         )
-        return layer_store.LayerStore(
+        return checkpoints.LayerStore(
             run_folder / run_folders.ROUNDING, repr(key)
         )
 

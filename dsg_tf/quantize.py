@@ -11,7 +11,9 @@ import pathlib
 
 from absl import flags, logging
 
-from dsg_tf import cli, export_config, files, quantize_flags, quiet, stages
+from dsg_tf.command_line import cli, quantize_flags
+from dsg_tf.config import export_config
+from dsg_tf.core import files, quiet, stages
 
 _USAGE = """
 Quantizes a trained TensorFlow model to an integer .tflite, without data.

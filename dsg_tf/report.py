@@ -15,9 +15,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dsg_tf
-from dsg_tf import bn_ranges, diversity, output_kinds, simulation
-from dsg_tf import config as config_lib
-from dsg_tf import verdict as verdict_lib
+from dsg_tf.calibration import bn_ranges
+from dsg_tf.config import run_config
+from dsg_tf.diversity import diversity
+from dsg_tf.export import simulation
+from dsg_tf.fidelity import output_kinds
+from dsg_tf.fidelity import verdict as verdict_lib
 
 # What becomes of a layer that no pass can treat.
 _INSTEAD = "weights rounded to nearest by the exporter, on their own scales"
@@ -39,7 +42,7 @@ _JUDGED_BY = {
 def build(
     *,
     source,
-    config: config_lib.PipelineConfig,
+    config: run_config.PipelineConfig,
     model,
     output: os.PathLike,
     calibrated_with: int,
@@ -254,7 +257,7 @@ def summary(report: Mapping) -> list[str]:
     return lines
 
 
-def _cover(source, config: config_lib.PipelineConfig) -> str:
+def _cover(source, config: run_config.PipelineConfig) -> str:
     """How tensors behind the last BN were given values."""
     synthesis = config.synthesis
     if config.samples:

@@ -12,7 +12,9 @@ import pathlib
 
 from absl import flags, logging
 
-from dsg_tf import cli, files, needs, quantize_flags, quiet, stages
+from dsg_tf.command_line import cli, quantize_flags
+from dsg_tf.config import needs
+from dsg_tf.core import files, quiet, stages
 
 _USAGE = """
 Synthesises samples for a model, without data and without quantizing it.

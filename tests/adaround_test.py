@@ -7,19 +7,15 @@ import pytest
 import tensorflow as tf
 import tiny_graphs
 
-from dsg_tf import (
-    layer_rows,
-    learned_rounding,
-    linear_layers,
-    qtypes,
-    weight_scales,
-)
+from dsg_tf.analysis import layer_rows, linear_layers
 from dsg_tf.graph import evaluation, ir
+from dsg_tf.quant import qtypes, weight_scales
 from dsg_tf.transforms import (
     adaround,
     bias_correction,
     cross_layer_equalization,
     fold_batch_norm,
+    learned_rounding,
     weight_rounding,
 )
 

@@ -13,7 +13,8 @@ import zipfile
 import numpy as np
 import pytest
 
-from dsg_tf import array_files, errors, samples
+from dsg_tf.core import array_files, errors
+from dsg_tf.samples import sample_sets
 
 _VALUES = np.arange(2 * 3, dtype=np.float32).reshape(2, 3)
 
@@ -66,7 +67,7 @@ def here(tmp_path, monkeypatch):
 
 def _refused(path: pathlib.Path, words: str | None = None) -> str:
     with pytest.raises(errors.UserError, match=words) as caught:
-        samples.read(path, inputs={"x": (3,)})
+        sample_sets.read(path, inputs={"x": (3,)})
     line = str(caught.value)
     assert line.startswith(f"{path}: got ")
     assert len(line.splitlines()) == 1
@@ -94,7 +95,7 @@ def test_header_that_does_not_fit_is_one_line(tmp_path, kind, where, version):
 def test_header_that_fits_is_read(tmp_path, version):
     path = tmp_path / "a.npy"
     path.write_bytes(_npy(_header(), _VALUES.tobytes(), version))
-    found = samples.read(path, inputs={"x": (3,)})
+    found = sample_sets.read(path, inputs={"x": (3,)})
     np.testing.assert_array_equal(found.arrays["x"], _VALUES)
 
 
@@ -111,7 +112,7 @@ def test_any_byte_order_and_order_of_axes_is_read(tmp_path, dtype, save, order):
             np.savez(file, x=values)
         else:
             np.savez_compressed(file, x=values)
-    found = samples.read(path, inputs={"x": (3,)}).arrays["x"]
+    found = sample_sets.read(path, inputs={"x": (3,)}).arrays["x"]
     np.testing.assert_array_equal(found, _VALUES)
     assert found.dtype == np.dtype(dtype).newbyteorder("=")
     assert found.dtype.isnative
@@ -152,7 +153,7 @@ def test_every_flipped_byte_is_refused_or_changes_nothing(tmp_path):
         changed[at] ^= 0xFF
         path.write_bytes(changed)
         with contextlib.suppress(errors.UserError):
-            found = samples.read(path, inputs={"x": (3,)})
+            found = sample_sets.read(path, inputs={"x": (3,)})
             np.testing.assert_array_equal(found.arrays["x"], _VALUES)
 
 
@@ -177,7 +178,7 @@ def test_every_truncation_of_an_npy_is_refused(tmp_path):
 
 def test_objects_that_are_not_used_do_not_count(tmp_path):
     np.savez(tmp_path / "a.npz", x=_VALUES, names=np.array([None, {}]))
-    found = samples.read(tmp_path / "a.npz", inputs={"x": (3,)})
+    found = sample_sets.read(tmp_path / "a.npz", inputs={"x": (3,)})
     np.testing.assert_array_equal(found.arrays["x"], _VALUES)
 
 
@@ -189,7 +190,7 @@ def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
     assert path.stat().st_size < 1_000_000
     monkeypatch.setattr(array_files.memory, "available", lambda: 100_000_000)
     with pytest.raises(errors.UserError, match="200,000,000 bytes, with"):
-        samples.read(path, inputs={"x": (100, 1000)})
+        sample_sets.read(path, inputs={"x": (100, 1000)})
 
 
 def test_a_bomb_that_lies_of_its_size_is_refused(tmp_path):
@@ -233,7 +234,7 @@ def test_members_with_any_name_write_nothing(tmp_path):
     with zipfile.ZipFile(path, "w") as archive:
         for name in ("../../up.npy", "/root.npy", "a\nb.npy", "x.npy"):
             archive.writestr(name, stream.getvalue())
-    found = samples.read(path, inputs={"x": (3,)})
+    found = sample_sets.read(path, inputs={"x": (3,)})
     np.testing.assert_array_equal(found.arrays["x"], _VALUES)
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["a.npz", "inner"]
 
@@ -254,7 +255,7 @@ def test_many_and_long_names_are_a_short_line(tmp_path):
     arrays = {f"{i}" * 200: _VALUES for i in range(90)}
     np.savez(tmp_path / "a.npz", **arrays)
     with pytest.raises(errors.UserError) as caught:
-        samples.read(tmp_path / "a.npz", inputs={"x": (3,), "y": (3,)})
+        sample_sets.read(tmp_path / "a.npz", inputs={"x": (3,), "y": (3,)})
     assert "and 78 more" in str(caught.value)
     assert len(str(caught.value)) < 2000
 
@@ -268,7 +269,7 @@ def test_pipes_and_devices_are_refused_unopened(tmp_path):
 @pytest.mark.parametrize("name", ["a\0b", "n" * 300, "n/" * 3000])
 def test_paths_that_cannot_be_are_one_line(name):
     with pytest.raises(errors.UserError) as caught:
-        samples.read(name, inputs={"x": (3,)})
+        sample_sets.read(name, inputs={"x": (3,)})
     assert len(str(caught.value).splitlines()) == 1
 
 
@@ -276,7 +277,7 @@ def test_an_npy_that_ends_like_an_archive_is_an_npy(tmp_path):
     np.save(tmp_path / "a.npy", _VALUES)
     with zipfile.ZipFile(tmp_path / "a.npy", "a") as archive:
         archive.writestr("other.npy", b"")
-    found = samples.read(tmp_path / "a.npy", inputs={"x": (3,)})
+    found = sample_sets.read(tmp_path / "a.npy", inputs={"x": (3,)})
     np.testing.assert_array_equal(found.arrays["x"], _VALUES)
 
 

@@ -20,7 +20,7 @@ import time
 import numpy as np
 import pytest
 
-from dsg_tf import run_record
+from dsg_tf.batch import run_record
 from tools import digits
 
 _ROOT = pathlib.Path(__file__).absolute().parent.parent

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 from absl import flags
 
-from dsg_tf import batch_flags, errors, image_flags, quantize_flags
+from dsg_tf.batch import batch_flags
+from dsg_tf.command_line import image_flags, quantize_flags
+from dsg_tf.core import errors
 
 
 def _values(*argv: str) -> flags.FlagValues:

@@ -8,7 +8,8 @@ import pathlib
 import pytest
 from absl import flags
 
-from dsg_tf import batch_flags, batch_models, errors
+from dsg_tf.batch import batch_flags, batch_models
+from dsg_tf.core import errors
 
 
 @pytest.fixture(autouse=True)

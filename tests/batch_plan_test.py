@@ -9,13 +9,9 @@ import numpy as np
 import pytest
 from absl import flags
 
-from dsg_tf import (
-    batch_flags,
-    batch_plan,
-    batch_runs,
-    errors,
-    quantize_flags,
-)
+from dsg_tf.batch import batch_flags, batch_plan, batch_runs
+from dsg_tf.command_line import quantize_flags
+from dsg_tf.core import errors
 
 _OUT = pathlib.Path("/out")
 

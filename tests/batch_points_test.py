@@ -6,15 +6,10 @@ import numpy as np
 import pytest
 from absl import flags
 
-from dsg_tf import (
-    batch_flags,
-    batch_models,
-    batch_points,
-    errors,
-    needs,
-)
-from dsg_tf import config as config_lib
-from dsg_tf import samples as samples_lib
+from dsg_tf.batch import batch_flags, batch_models, batch_points
+from dsg_tf.config import needs, run_config
+from dsg_tf.core import errors
+from dsg_tf.samples import sample_sets
 
 
 def _points(*argv: str) -> list[batch_points.Point]:
@@ -67,7 +62,7 @@ def test_number_of_images_is_no_flag_of_the_run_that_gets_them():
     assert (all_of_them.num_images, some.num_images) == (None, 12)
     assert some.lines == all_of_them.lines == ()
     # As many are held out of images as of anything that is given.
-    given = needs.complete(config_lib.PipelineConfig(samples="x.npz"))
+    given = needs.complete(run_config.PipelineConfig(samples="x.npz"))
     (seed,) = _points("--method=real", "--calibration_data=x", "--seed=3")
     for point in (some, all_of_them, seed, seed.without("seed")):
         assert point.config.verify_samples == given.verify_samples
@@ -80,17 +75,20 @@ def test_number_of_images_is_no_flag_of_the_run_that_gets_them():
 def test_so_many_calibrate_as_were_asked_for(most):
     for count in range(1, 200):
         total = batch_points.with_held_out(count, most)
-        assert total - samples_lib.held_out(total, most) == count
+        assert total - sample_sets.held_out(total, most) == count
         # As many verify as may.
         more = total + 1
-        assert more - samples_lib.held_out(more, most) == count + 1
+        assert more - sample_sets.held_out(more, most) == count + 1
 
 
 def test_as_many_are_held_out_as_a_run_holds_out():
-    from dsg_tf import samples, sampling
+    from dsg_tf.samples import sample_sets
+    from dsg_tf.synthesis import sampling
 
-    config = config_lib.PipelineConfig(samples="x.npz", verify_samples=4)
+    config = run_config.PipelineConfig(samples="x.npz", verify_samples=4)
     for total in (2, 5, 9, 10, 19, 20, 21, 40):
-        given = samples.SampleSet({"x": np.zeros((total, 1), np.float32)}, {})
+        given = sample_sets.SampleSet(
+            {"x": np.zeros((total, 1), np.float32)}, {}
+        )
         calibration, _ = sampling.split(given, config)
-        assert len(calibration) == total - samples_lib.held_out(total, 4)
+        assert len(calibration) == total - sample_sets.held_out(total, 4)

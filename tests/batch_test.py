@@ -12,7 +12,8 @@ import time
 import command_lines
 import pytest
 
-from dsg_tf import batch, run_record, schedule
+from dsg_tf.batch import __main__ as batch
+from dsg_tf.batch import run_record, schedule
 
 
 def _main(*argv: str) -> int:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks import cases
-from dsg_tf import labelled_images
+from dsg_tf.samples import labelled_images
 
 
 def _load(name, path, *, tuning=False):

@@ -12,7 +12,7 @@ import pytest
 from absl import flags
 
 from benchmarks import cases
-from dsg_tf import classifiers
+from dsg_tf.fidelity import classifiers
 
 _FLAGS = ("shared", "models", "seeds", "amounts", "flag", "images")
 

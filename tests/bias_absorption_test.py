@@ -7,8 +7,9 @@ import pytest
 import tensorflow as tf
 import tiny_graphs
 
-from dsg_tf import linear_layers, weight_scales
+from dsg_tf.analysis import linear_layers
 from dsg_tf.graph import evaluation, ir
+from dsg_tf.quant import weight_scales
 from dsg_tf.transforms import bias_absorption, weight_rounding
 
 _UNIT = np.finfo(np.float32).eps / 2

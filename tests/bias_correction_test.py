@@ -9,18 +9,15 @@ import pytest
 import tensorflow as tf
 import tiny_graphs
 
-from dsg_tf import (
-    errors,
-    layer_edits,
-    learned_rounding,
-    linear_layers,
-    weight_scales,
-)
+from dsg_tf.analysis import layer_edits, linear_layers
+from dsg_tf.core import errors
 from dsg_tf.graph import evaluation, ir
+from dsg_tf.quant import weight_scales
 from dsg_tf.transforms import (
     adaround,
     bias_correction,
     fold_batch_norm,
+    learned_rounding,
     weight_rounding,
 )
 

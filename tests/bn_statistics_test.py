@@ -8,8 +8,10 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
-from dsg_tf import bn_statistics, errors
-from dsg_tf.graph import evaluation, frozen, loading
+from dsg_tf.analysis import bn_statistics
+from dsg_tf.core import errors
+from dsg_tf.graph import evaluation, frozen
+from dsg_tf.graph.load import loading
 
 _KERAS = pytest.mark.parametrize(
     "api", [keras, tf_keras], ids=["keras3", "keras2"]

@@ -8,8 +8,10 @@ import tensorflow as tf
 import tflite_nets
 import tiny_graphs
 
-from dsg_tf import calibration, errors, qtypes
-from dsg_tf.tflite import convert, flatbuffer, policy
+from dsg_tf.calibration import calibration
+from dsg_tf.core import errors
+from dsg_tf.quant import qtypes
+from dsg_tf.tflite import convert, flatbuffer, op_support
 
 
 def test_every_activation_has_the_range_of_the_graphs_tensor():
@@ -124,7 +126,9 @@ def test_an_unknown_method_is_refused_before_anything_runs():
 
 
 def test_16_bit_grids_are_symmetric():
-    assert policy.activation_spec(16) == qtypes.QuantSpec(16, symmetric=True)
+    assert op_support.activation_spec(16) == qtypes.QuantSpec(
+        16, symmetric=True
+    )
 
 
 def _graph(batch_size=None, outputs=1):

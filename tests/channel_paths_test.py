@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from dsg_tf import channel_paths, layer_edits, linear_layers
+from dsg_tf.analysis import channel_paths, layer_edits, linear_layers
 from dsg_tf.graph import frozen
 from tests import tiny_graphs
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from dsg_tf import channel_statistics
+from dsg_tf.analysis import channel_statistics
 from dsg_tf.graph import ir
 from tests import tiny_graphs
 

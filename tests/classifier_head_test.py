@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 import tiny_graphs
 
-from dsg_tf import classifier_head
+from dsg_tf.analysis import classifier_head
 
 
 def _weights(*shape):

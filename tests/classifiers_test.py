@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dsg_tf import classifiers, errors
+from dsg_tf.core import errors
+from dsg_tf.fidelity import classifiers
 from tools import digits
 
 # Of the committed model: 588 of 597. Other kernels may turn a near tie.
@@ -169,7 +170,7 @@ def test_demo_model_reaches_its_documented_top1():
     ],
 )
 def test_published_top1_is_reproduced(shared, model, correct):
-    from dsg_tf import labelled_images
+    from dsg_tf.samples import labelled_images
 
     pixels, labels = labelled_images.load(
         str(shared / "data" / "cifar10_test_1k.npz")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from absl import flags, logging
 
-from dsg_tf import cli
+from dsg_tf.command_line import cli
 
 
 def run(module, *argv: str) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from dsg_tf import errors
+from dsg_tf.core import errors
 
 # The flag that the error names, the wrong fields, a part of what it expects.
 Fault = tuple[str, dict[str, object], str]

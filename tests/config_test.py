@@ -9,7 +9,7 @@ import pathlib
 import config_faults
 import pytest
 
-from dsg_tf import config, synthesis_config
+from dsg_tf.config import run_config, synthesis_config
 
 _FAULTS = [
     ("--verify_samples", {"verify_samples": 0}, "an integer >= 1"),
@@ -39,35 +39,35 @@ _FAULTS = [
 
 @pytest.mark.parametrize("fault", _FAULTS, ids=config_faults.names(_FAULTS))
 def test_wrong_value_is_one_line_with_flag_got_and_expected(fault):
-    config_faults.assert_refused(config.PipelineConfig, fault=fault)
+    config_faults.assert_refused(run_config.PipelineConfig, fault=fault)
 
 
 def test_every_choice_and_number_has_a_fault_above():
     untested = config_faults.untested_fields(
-        config.PipelineConfig, faults=_FAULTS
+        run_config.PipelineConfig, faults=_FAULTS
     )
     assert untested == {"synthesis", "export", "samples", "signature", "tags"}
 
 
 def test_equal_configs_have_equal_json_and_unlike_ones_do_not():
-    one = config.PipelineConfig(
+    one = run_config.PipelineConfig(
         synthesis=synthesis_config.SynthesisConfig.of("zeroq", seed=3)
     )
-    same = config.PipelineConfig(
+    same = run_config.PipelineConfig(
         synthesis=synthesis_config.SynthesisConfig.of("zeroq", seed=3)
     )
-    other = config.PipelineConfig(
+    other = run_config.PipelineConfig(
         synthesis=synthesis_config.SynthesisConfig.of("zeroq", seed=4)
     )
-    assert config.to_json(one) == config.to_json(same)
-    assert config.to_json(one) != config.to_json(other)
-    read = json.loads(config.to_json(one))
+    assert run_config.to_json(one) == run_config.to_json(same)
+    assert run_config.to_json(one) != run_config.to_json(other)
+    read = json.loads(run_config.to_json(one))
     assert read["synthesis"]["seed"] == 3
     # Whatever the order of the fields in the class.
     assert list(read) == sorted(read)
 
 
 def test_samples_may_be_a_path_object():
-    given = config.PipelineConfig(samples=pathlib.Path("folder") / "a.npz")
+    given = run_config.PipelineConfig(samples=pathlib.Path("folder") / "a.npz")
     text = str(pathlib.Path("folder") / "a.npz")
-    assert json.loads(config.to_json(given))["samples"] == text
+    assert json.loads(run_config.to_json(given))["samples"] == text

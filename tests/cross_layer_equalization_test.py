@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 import tiny_graphs
 
-from dsg_tf import channel_statistics, linear_layers
+from dsg_tf.analysis import channel_statistics, linear_layers
 from dsg_tf.graph import evaluation, ir
 from dsg_tf.transforms import cross_layer_equalization, fold_batch_norm
 

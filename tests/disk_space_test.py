@@ -9,7 +9,7 @@ import sqlite3
 import pytest
 import small_disks
 
-from dsg_tf import disk_space, errors
+from dsg_tf.core import disk_space, errors
 
 
 def _raise(error: Exception, cause: Exception | None = None):

@@ -11,8 +11,10 @@ import tiny_classifier
 import tiny_graphs
 import tiny_models
 
-from dsg_tf import bn_statistics, diversity, report, sample_moments
-from dsg_tf.graph import loading
+from dsg_tf import report
+from dsg_tf.analysis import bn_statistics
+from dsg_tf.diversity import diversity, sample_moments
+from dsg_tf.graph.load import loading
 
 # float64 sums of at most a hundred terms.
 _RTOL = 1e-12

@@ -18,7 +18,7 @@ _MODULES = sorted(
 
 
 def test_some_docstrings_hold_examples():
-    assert "dsg_tf.errors" in _MODULES
+    assert "dsg_tf.core.errors" in _MODULES
 
 
 @pytest.mark.parametrize("module", _MODULES)

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 import tiny_graphs
 
-from dsg_tf import bn_statistics, domain_fit
+from dsg_tf.analysis import bn_statistics, domain_fit
 
 
 def _kernel(*shape, seed=0):

@@ -7,7 +7,8 @@ import struct
 import drawn_moments
 import pytest
 
-from dsg_tf import drawing, errors, moment_boxes
+from dsg_tf.core import errors
+from dsg_tf.diversity import drawing, moment_boxes
 
 
 def test_png_is_one_of_150_dots_an_inch():

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from dsg_tf import bn_statistics, sample_moments
+from dsg_tf.analysis import bn_statistics
+from dsg_tf.diversity import sample_moments
 
 
 def layer(name: str, channels: int, *, dead=()) -> bn_statistics.BatchNorm:

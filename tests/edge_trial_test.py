@@ -10,23 +10,18 @@ import pytest
 import tensorflow as tf
 import tiny_graphs
 
-from dsg_tf import (
-    bn_statistics,
-    errors,
-    input_domain,
-    pipeline,
-    source_model,
-    synthesis_config,
-)
-from dsg_tf import config as config_lib
+from dsg_tf import pipeline
+from dsg_tf.analysis import bn_statistics, input_domain, source_model
+from dsg_tf.config import run_config, synthesis_config
+from dsg_tf.core import errors
 from dsg_tf.graph import ir
-from dsg_tf.synthesis import edge_trial, natural_images, run
+from dsg_tf.synthesis import natural_images, padding_trial, run
 
 _SIDE, _REACH = 16, 2
 # Steps enough for a trial, few of which are made behind it.
 _CONFIG = synthesis_config.SynthesisConfig(
     batch_size=16,
-    steps=2 * edge_trial.STEPS,
+    steps=2 * padding_trial.STEPS,
     patience=1,
     seed=3,
     slack_probes=32,
@@ -122,7 +117,7 @@ def test_borders_are_not_seen_where_training_had_none(tmp_path):
 )
 def test_the_edges_of_real_models_are_told(model, fill, shared, tmp_path):
     source = source_model.load(
-        str(shared / "models" / model), config_lib.PipelineConfig()
+        str(shared / "models" / model), run_config.PipelineConfig()
     )
     store = run.synthesize(
         source.graph,
@@ -163,7 +158,7 @@ def test_borders_have_to_be_clearly_closer(wrap, black, wanted):
             model.distances = tf.constant([far, far])
             watch.on_train_batch_end(step)
 
-    fill, model, found = edge_trial.decide(
+    fill, model, found = padding_trial.decide(
         ("wrap", "black"),
         build=lambda fill: types.SimpleNamespace(name=fill),
         optimise=optimise,
@@ -175,13 +170,13 @@ def test_borders_have_to_be_clearly_closer(wrap, black, wanted):
 def test_a_resumed_run_does_not_try_again(tmp_path, monkeypatch):
     graph, domain = _trained_on(_whole_images(32))
     tried = []
-    decide = edge_trial.decide
+    decide = padding_trial.decide
 
     def counting(fills, **options):
         tried.append(fills)
         return decide(fills, **options)
 
-    monkeypatch.setattr(edge_trial, "decide", counting)
+    monkeypatch.setattr(padding_trial, "decide", counting)
 
     class Killed(Exception):
         pass
@@ -202,7 +197,7 @@ def test_where_every_trial_diverges_the_first_stays():
     def diverge(model, callbacks, steps):
         raise FloatingPointError
 
-    fill, model, distances = edge_trial.decide(
+    fill, model, distances = padding_trial.decide(
         ("wrap", "black"), build=lambda fill: fill, optimise=diverge
     )
     assert fill == model == "wrap"
@@ -215,7 +210,7 @@ class TestCandidates:
     def _of(self, shape=(None, 16, 16, 3), domain=_DOMAIN, **changes):
         port = ir.Port("x", "x:0", tf.float32, shape)
         config = dataclasses.replace(_CONFIG, **changes)
-        return edge_trial.candidates([port], {"x": domain}, config)
+        return padding_trial.candidates([port], {"x": domain}, config)
 
     def test_are_both_of_images_that_are_shifted(self):
         assert self._of() == ("wrap", "black")
@@ -252,7 +247,7 @@ def test_black_borders_without_bounds_leave_nothing_behind(command, tmp_path):
         _unbounded,
         input_signature=[tf.TensorSpec((None, 16, 16, 3), name="x")],
     )
-    config = config_lib.PipelineConfig(
+    config = run_config.PipelineConfig(
         synthesis=dataclasses.replace(_CONFIG, fill="black")
     )
     with pytest.raises(errors.UserError, match=r"--synthesis=fill.*'x'"):

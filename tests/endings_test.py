@@ -11,7 +11,7 @@ import tempfile
 
 import pytest
 
-from dsg_tf import endings, errors, quiet, stages
+from dsg_tf.core import endings, errors, quiet, stages
 
 _ROOT = pathlib.Path(__file__).absolute().parent.parent
 _STUB = str(_ROOT / "tests/stub_command.py")

@@ -6,7 +6,7 @@ import pickle
 
 import pytest
 
-from dsg_tf import errors
+from dsg_tf.core import errors
 
 
 def test_line_names_subject_got_expected_and_remedy():

@@ -9,7 +9,8 @@ import command_lines
 import numpy as np
 import pytest
 
-from dsg_tf import classifiers, evaluate
+from dsg_tf import evaluate
+from dsg_tf.fidelity import classifiers
 from tools import digits
 
 _MODEL = "examples/digits_saved_model"

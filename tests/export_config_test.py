@@ -7,7 +7,8 @@ import dataclasses
 import config_faults
 import pytest
 
-from dsg_tf import errors, export_config
+from dsg_tf.config import export_config
+from dsg_tf.core import errors
 
 _FAULTS = [
     ("--exporter", {"exporter": "onnx"}, "litert, tflite_converter"),

@@ -10,22 +10,17 @@ import tensorflow as tf
 import tflite_nets
 import tiny_graphs
 
-from dsg_tf import (
-    calibration,
-    fidelity,
-    samples,
-    simulation,
-    verdict,
-    verify,
-    writers,
-)
+from dsg_tf.calibration import calibration
+from dsg_tf.export import simulation, writers
+from dsg_tf.fidelity import fidelity, verdict, verify
+from dsg_tf.samples import sample_sets
 from dsg_tf.tflite import export
 
 _WEIGHTS = np.random.default_rng(0).normal(size=(4, 3)).astype("f")
 
 
-def _held_out(count: int = 8) -> samples.SampleSet:
-    return samples.SampleSet(tflite_nets.samples(count))
+def _held_out(count: int = 8) -> sample_sets.SampleSet:
+    return sample_sets.SampleSet(tflite_nets.samples(count))
 
 
 def _graph(function):

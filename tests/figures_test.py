@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import tiny_models
 
-from dsg_tf import diversity, drawing, figures
-from dsg_tf.graph import loading
+from dsg_tf import figures
+from dsg_tf.diversity import diversity, drawing
+from dsg_tf.graph.load import loading
 from tools import digits
 
 _MODEL = "examples/digits_saved_model"

@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from dsg_tf import errors, files
+from dsg_tf.core import errors, files
 
 
 def test_pipes_sockets_and_devices_are_refused_unopened(tmp_path):

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from dsg_tf import errors, fingerprints
+from dsg_tf.core import errors, fingerprints
 
 
 def _folder(path, content: dict[str, str]):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from absl import flags
 
-from dsg_tf import errors, flag_values, quantize_flags
+from dsg_tf.command_line import flag_values, quantize_flags
+from dsg_tf.core import errors
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,9 @@ import socket
 import pytest
 from absl import flags
 
-from dsg_tf import batch, errors, flagfiles, quantize_flags
+from dsg_tf.batch import __main__ as batch
+from dsg_tf.command_line import flagfiles, quantize_flags
+from dsg_tf.core import errors
 
 
 def _refused(path: pathlib.Path, words: str) -> None:
@@ -105,7 +107,7 @@ def test_absl_reads_the_same(tmp_path):
 
 
 def test_batch_reads_flagfiles_of_models_with_the_same_care(tmp_path):
-    from dsg_tf import batch_models
+    from dsg_tf.batch import batch_models
 
     values = flags.FlagValues()
     batch.batch_flags.define(values)

@@ -8,8 +8,9 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
-from dsg_tf import bn_statistics, linear_layers, qtypes
+from dsg_tf.analysis import bn_statistics, linear_layers
 from dsg_tf.graph import evaluation, frozen, ir
+from dsg_tf.quant import qtypes
 from dsg_tf.transforms import fold_batch_norm
 from tests import tiny_graphs, tiny_models
 

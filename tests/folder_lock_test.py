@@ -13,7 +13,7 @@ import time
 import pytest
 import small_disks
 
-from dsg_tf import errors, folder_lock
+from dsg_tf.core import errors, folder_lock
 
 _ROOT = pathlib.Path(__file__).absolute().parent.parent
 # Holds the folder and starts a worker that has the descriptor too.

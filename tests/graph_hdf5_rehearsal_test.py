@@ -7,8 +7,8 @@ import keras
 import numpy as np
 import pytest
 
-from dsg_tf import child_process, errors
-from dsg_tf.graph import hdf5_rehearsal, loading
+from dsg_tf.core import child_process, errors
+from dsg_tf.graph.load import hdf5_rehearsal, loading
 
 
 @pytest.fixture(params=[".keras", ".h5"])

@@ -9,8 +9,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tensorflow.core.framework import node_def_pb2
 
-from dsg_tf import qtypes
 from dsg_tf.graph import frozen, ir
+from dsg_tf.quant import qtypes
 
 
 def _node(name, op="Relu", inputs=(), **types):

@@ -10,8 +10,8 @@ import pytest
 import tf_keras
 from keras.src import ops as keras_ops
 
-from dsg_tf import errors
-from dsg_tf.graph import keras_config, keras_names
+from dsg_tf.core import errors
+from dsg_tf.graph.load import keras_config, keras_names
 
 
 def _refused(config) -> str:

@@ -15,8 +15,8 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
-from dsg_tf import errors, memory
-from dsg_tf.graph import hdf5_files, keras_config, keras_files, loading
+from dsg_tf.core import errors, memory
+from dsg_tf.graph.load import hdf5_files, keras_config, keras_files, loading
 
 
 def _net(library):
@@ -452,7 +452,7 @@ def test_every_keras_file_there_is_passes(shared):
         if path.suffix in kinds and path.name != "slim_reshape.h5"
     ]
     assert len(found) >= 12
-    from dsg_tf.graph import formats
+    from dsg_tf.graph.load import formats
 
     for path in found:
         keras_files.check(path, formats.Format[kinds[path.suffix]])

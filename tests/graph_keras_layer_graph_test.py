@@ -7,8 +7,8 @@ import json
 import pytest
 import tf_keras
 
-from dsg_tf import errors
-from dsg_tf.graph import keras_layer_graph
+from dsg_tf.core import errors
+from dsg_tf.graph.load import keras_layer_graph
 
 
 def _layer(name, *nodes, **more) -> dict:

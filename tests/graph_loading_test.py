@@ -16,8 +16,9 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
-from dsg_tf import errors
-from dsg_tf.graph import frozen, ir, loading
+from dsg_tf.core import errors
+from dsg_tf.graph import frozen, ir
+from dsg_tf.graph.load import loading
 
 # Sums of a few dozen float32 products of numbers near 1, in two orders:
 # 64 roundings of half an ulp of values below 8.

@@ -9,8 +9,9 @@ import socket
 
 import pytest
 
-from dsg_tf import classifiers, errors
-from dsg_tf.graph import formats, model_files
+from dsg_tf.core import errors
+from dsg_tf.fidelity import classifiers
+from dsg_tf.graph.load import formats, model_files
 
 _MODEL = pathlib.Path("examples/digits_saved_model").absolute()
 

@@ -9,8 +9,8 @@ import pytest
 import tensorflow as tf
 import tiny_graphs
 
-from dsg_tf import errors
-from dsg_tf.graph import open_shapes
+from dsg_tf.core import errors
+from dsg_tf.graph.load import open_shapes
 
 
 @pytest.mark.parametrize("batch", [None, 1, 4])

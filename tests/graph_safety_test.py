@@ -13,8 +13,8 @@ from tensorflow.core.framework import graph_pb2, node_def_pb2, op_def_pb2
 from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow.python.client import pywrap_tf_session
 
-from dsg_tf import errors
-from dsg_tf.graph import loading, safety
+from dsg_tf.core import errors
+from dsg_tf.graph.load import loading, safety
 
 _SPEC = tf.TensorSpec((None, 3), tf.float32, name="x")
 

@@ -6,8 +6,8 @@ import pytest
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
-from dsg_tf import errors
-from dsg_tf.graph import loading
+from dsg_tf.core import errors
+from dsg_tf.graph.load import loading
 
 
 def test_signatures_of_another_kind_are_one_line(tmp_path):

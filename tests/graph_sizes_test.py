@@ -8,8 +8,8 @@ import tensorflow as tf
 from tensorflow.core.framework import node_def_pb2
 from tensorflow.core.protobuf import saved_model_pb2
 
-from dsg_tf import errors, memory
-from dsg_tf.graph import loading, sizes
+from dsg_tf.core import errors, memory
+from dsg_tf.graph.load import loading, sizes
 
 _SPEC = tf.TensorSpec((None, 3), tf.float32, name="x")
 

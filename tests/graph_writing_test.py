@@ -12,8 +12,10 @@ import tiny_graphs
 import tiny_models
 from tensorflow.core.protobuf import saved_model_pb2
 
-from dsg_tf import errors, qtypes, staging, uniform
-from dsg_tf.graph import frozen, ir, loading, writing
+from dsg_tf.core import errors, staging
+from dsg_tf.graph import frozen, ir, writing
+from dsg_tf.graph.load import loading
+from dsg_tf.quant import qtypes, uniform
 from dsg_tf.transforms import insert_fake_quant
 
 _RNG = np.random.default_rng(0)

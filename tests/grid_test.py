@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from dsg_tf import errors, grid
+from dsg_tf.batch import grid
+from dsg_tf.core import errors
 
 
 def test_every_combination_is_there_once_and_the_last_axis_is_fastest():

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from absl import flags
 
-from dsg_tf import errors, image_flags, labelled_images
+from dsg_tf.command_line import image_flags
+from dsg_tf.core import errors
+from dsg_tf.samples import labelled_images
 
 _PIXELS = np.arange(2 * 3 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3, 3)
 

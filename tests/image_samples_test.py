@@ -6,7 +6,8 @@ import command_lines
 import numpy as np
 import pytest
 
-from dsg_tf import image_samples, labelled_images, samples
+from dsg_tf import image_samples
+from dsg_tf.samples import labelled_images, sample_sets
 
 _PIXELS = np.arange(3 * 8 * 8 * 3, dtype=np.uint8).reshape(3, 8, 8, 3)
 
@@ -21,7 +22,7 @@ def test_samples_are_the_preprocessed_images_under_any_inputs_name(tmp_path):
         f"--output={output}",
     )
     assert code == 0
-    made = samples.read(output, inputs={"serving_x": (8, 8, 3)})
+    made = sample_sets.read(output, inputs={"serving_x": (8, 8, 3)})
     np.testing.assert_array_equal(
         made.arrays["serving_x"],
         labelled_images.preprocess(_PIXELS, "symmetric"),

@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 
 from benchmarks import ingredients
-from dsg_tf import synthesis_config
+from dsg_tf.config import synthesis_config
 
 _COUNTS = {"num_samples": 32, "steps": 20}
 

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 import tiny_graphs
 
-from dsg_tf import bn_statistics, input_domain
+from dsg_tf.analysis import bn_statistics, input_domain
 
 _IMAGE = (None, 8, 8, 3)
 _KERNEL = np.random.default_rng(0).normal(0, 0.5, (3, 3, 3, 8))

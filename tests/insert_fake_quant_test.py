@@ -10,8 +10,12 @@ import tensorflow as tf
 import tflite_nets
 import tiny_graphs
 
-from dsg_tf import calibration, linear_layers, qtypes, uniform, verify
-from dsg_tf.graph import frozen, ir, loading
+from dsg_tf.analysis import linear_layers
+from dsg_tf.calibration import calibration
+from dsg_tf.fidelity import verify
+from dsg_tf.graph import frozen, ir
+from dsg_tf.graph.load import loading
+from dsg_tf.quant import qtypes, uniform
 from dsg_tf.tflite import interpreter
 from dsg_tf.transforms import insert_fake_quant
 

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dsg_tf import errors, labelled_images, memory
+from dsg_tf.core import errors, memory
+from dsg_tf.samples import labelled_images
 
 _PIXELS = np.arange(2 * 8 * 8 * 3, dtype=np.uint8).reshape(2, 8, 8, 3)
 

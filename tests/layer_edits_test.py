@@ -8,8 +8,9 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
-from dsg_tf import layer_edits, linear_layers, qtypes
+from dsg_tf.analysis import layer_edits, linear_layers
 from dsg_tf.graph import ir
+from dsg_tf.quant import qtypes
 from tests import layer_nets, tiny_graphs
 
 _KERAS = pytest.mark.parametrize(

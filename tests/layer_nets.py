@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
-from dsg_tf import linear_layers
+from dsg_tf.analysis import linear_layers
 from dsg_tf.graph import frozen
 from tests import tiny_graphs
 

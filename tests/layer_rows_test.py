@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
-from dsg_tf import layer_rows, linear_layers
+from dsg_tf.analysis import layer_rows, linear_layers
 from dsg_tf.graph import evaluation
 from tests import tiny_graphs
 

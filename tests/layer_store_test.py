@@ -8,20 +8,20 @@ import os
 import numpy as np
 import pytest
 
-from dsg_tf import errors, layer_store
+from dsg_tf.core import checkpoints, errors
 
 
 def test_what_was_put_is_there_for_the_same_key(tmp_path):
     folder = tmp_path / "layers"
-    store = layer_store.LayerStore(folder, "key")
+    store = checkpoints.LayerStore(folder, "key")
     store.put("a/b", {"kernel": np.arange(3.0), "steps": np.int64(7)})
-    again = layer_store.LayerStore(folder, "key").get("a/b")
+    again = checkpoints.LayerStore(folder, "key").get("a/b")
     np.testing.assert_array_equal(again["kernel"], [0, 1, 2])
     assert int(again["steps"]) == 7
 
 
 def test_names_that_only_look_alike_are_different(tmp_path):
-    store = layer_store.LayerStore(tmp_path / "layers", "key")
+    store = checkpoints.LayerStore(tmp_path / "layers", "key")
     store.put("a/b", {"x": np.zeros(1)})
     store.put("a%2Fb", {"x": np.ones(1)})
     assert store.get("a/b")["x"][0] == 0
@@ -29,14 +29,14 @@ def test_names_that_only_look_alike_are_different(tmp_path):
 
 def test_another_key_begins_anew(tmp_path):
     folder = tmp_path / "layers"
-    layer_store.LayerStore(folder, "key").put("a", {"x": np.ones(1)})
-    assert layer_store.LayerStore(folder, "other").get("a") is None
-    assert layer_store.LayerStore(folder, "key").get("a") is None
+    checkpoints.LayerStore(folder, "key").put("a", {"x": np.ones(1)})
+    assert checkpoints.LayerStore(folder, "other").get("a") is None
+    assert checkpoints.LayerStore(folder, "key").get("a") is None
 
 
 def test_a_damaged_layer_is_as_none(tmp_path):
     folder = tmp_path / "layers"
-    store = layer_store.LayerStore(folder, "key")
+    store = checkpoints.LayerStore(folder, "key")
     store.put("a", {"x": np.ones(100)})
     (path,) = folder.glob("*.npz")
     path.write_bytes(path.read_bytes()[:60])
@@ -44,7 +44,7 @@ def test_a_damaged_layer_is_as_none(tmp_path):
 
 
 def test_remove_takes_the_folder_away(tmp_path):
-    store = layer_store.LayerStore(tmp_path / "layers", "key")
+    store = checkpoints.LayerStore(tmp_path / "layers", "key")
     store.put("a", {"x": np.ones(1)})
     store.remove()
     assert list(tmp_path.iterdir()) == []
@@ -52,7 +52,7 @@ def test_remove_takes_the_folder_away(tmp_path):
 
 def test_every_flipped_bit_and_truncation_is_as_none(tmp_path, caplog):
     folder = tmp_path / "layers"
-    store = layer_store.LayerStore(folder, "key")
+    store = checkpoints.LayerStore(folder, "key")
     store.put("a", {"x": np.arange(5.0)})
     (path,) = folder.glob("*.npz")
     content = path.read_bytes()
@@ -69,18 +69,18 @@ def test_every_flipped_bit_and_truncation_is_as_none(tmp_path, caplog):
 
 
 def test_a_layer_under_another_name_or_key_is_as_none(tmp_path):
-    store = layer_store.LayerStore(tmp_path / "layers", "key")
+    store = checkpoints.LayerStore(tmp_path / "layers", "key")
     store.put("a", {"x": np.ones(1)})
     (path,) = (tmp_path / "layers").glob("*.npz")
     path.with_name("b.npz").write_bytes(path.read_bytes())
     assert store.get("b") is None
-    other = layer_store.LayerStore(tmp_path / "other", "other key")
+    other = checkpoints.LayerStore(tmp_path / "other", "other key")
     (tmp_path / "other" / "a.npz").write_bytes(path.read_bytes())
     assert other.get("a") is None
 
 
 def test_a_layer_that_lacks_an_array_is_as_none(tmp_path):
-    store = layer_store.LayerStore(tmp_path / "layers", "key")
+    store = checkpoints.LayerStore(tmp_path / "layers", "key")
     np.savez(tmp_path / "layers" / "a.npz", other=np.ones(1))
     assert store.get("a") is None
 
@@ -88,23 +88,23 @@ def test_a_layer_that_lacks_an_array_is_as_none(tmp_path):
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00", b"another"])
 def test_a_damaged_key_begins_anew(tmp_path, content):
     folder = tmp_path / "layers"
-    layer_store.LayerStore(folder, "key").put("a", {"x": np.ones(1)})
+    checkpoints.LayerStore(folder, "key").put("a", {"x": np.ones(1)})
     (folder / "key.txt").write_bytes(content)
-    assert layer_store.LayerStore(folder, "key").get("a") is None
+    assert checkpoints.LayerStore(folder, "key").get("a") is None
 
 
 def test_files_of_others_stay(tmp_path):
     folder = tmp_path / "layers"
-    store = layer_store.LayerStore(folder, "key")
+    store = checkpoints.LayerStore(folder, "key")
     (folder / "notes.txt").write_text("mine")
     store.remove()
     assert [p.name for p in folder.iterdir()] == ["notes.txt"]
-    layer_store.LayerStore(folder, "other")
+    checkpoints.LayerStore(folder, "other")
     assert (folder / "notes.txt").read_text() == "mine"
 
 
 def test_long_names_are_kept_apart(tmp_path):
-    store = layer_store.LayerStore(tmp_path / "layers", "key")
+    store = checkpoints.LayerStore(tmp_path / "layers", "key")
     names = ["n/" * 200 + end for end in "ab"]
     for number, name in enumerate(names):
         store.put(name, {"x": np.full(1, number)})
@@ -112,12 +112,12 @@ def test_long_names_are_kept_apart(tmp_path):
 
 
 def test_a_full_disk_is_one_line_and_leaves_no_half(tmp_path, monkeypatch):
-    store = layer_store.LayerStore(tmp_path / "layers", "key")
+    store = checkpoints.LayerStore(tmp_path / "layers", "key")
 
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(layer_store.os, "fsync", full)
+    monkeypatch.setattr(checkpoints.os, "fsync", full)
     with pytest.raises(errors.UserError, match="80 bytes needed"):
         store.put("a", {"x": np.ones(10)})
     assert [p.name for p in (tmp_path / "layers").iterdir()] == ["key.txt"]

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from hypothesis import strategies
 
-from dsg_tf import layer_rows, learned_rounding, qtypes, uniform
+from dsg_tf.analysis import layer_rows
+from dsg_tf.quant import qtypes, uniform
+from dsg_tf.transforms import learned_rounding
 
 _QUICK = learned_rounding.Config(steps=15)
 

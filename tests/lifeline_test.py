@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from dsg_tf import lifeline
+from dsg_tf.core import lifeline
 
 _ROOT = pathlib.Path(__file__).absolute().parent.parent
 _CODE = """

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
-from dsg_tf import linear_layers
+from dsg_tf.analysis import linear_layers
 from tests import layer_nets, tiny_graphs
 
 _EPS = np.finfo(np.float32).eps

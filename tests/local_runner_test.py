@@ -10,7 +10,8 @@ import time
 
 import pytest
 
-from dsg_tf import endings, lifeline, local_runner, runner
+from dsg_tf.batch import local_runner, runner
+from dsg_tf.core import endings, lifeline
 
 # Modules of Python's library, which start in no time.
 _GOOD = ("timeit", "-n1", "-r1", "print('good', flush=True)")

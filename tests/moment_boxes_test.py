@@ -6,7 +6,7 @@ import drawn_moments
 import numpy as np
 import pytest
 
-from dsg_tf import diversity, moment_boxes
+from dsg_tf.diversity import diversity, moment_boxes
 
 _SETS = {
     "dsg": drawn_moments.side(30, seed=2, dead=(1,)),

@@ -6,7 +6,8 @@ import drawn_moments
 import numpy as np
 import pytest
 
-from dsg_tf import errors, moment_histograms, sample_moments
+from dsg_tf.core import errors
+from dsg_tf.diversity import moment_histograms, sample_moments
 
 _SETS = {
     "zeroq": drawn_moments.side(40, seed=1, size=0.2),

@@ -8,16 +8,9 @@ import itertools
 import pytest
 from absl import flags
 
-from dsg_tf import (
-    batch_flags,
-    batch_models,
-    batch_points,
-    export_config,
-    needs,
-    quantize_flags,
-    synthesis_config,
-)
-from dsg_tf import config as config_lib
+from dsg_tf.batch import batch_flags, batch_models, batch_points
+from dsg_tf.command_line import quantize_flags
+from dsg_tf.config import export_config, needs, run_config, synthesis_config
 
 _COUNTS = ("num_samples", "batch_size", "steps", "tolerance", "most_steps")
 _RECIPES = ("fast", "balanced", "best")
@@ -50,7 +43,7 @@ def _complete(export=None, **given):
         given.pop("method", "dsg"), **given
     )
     return needs.complete(
-        config_lib.PipelineConfig(
+        run_config.PipelineConfig(
             synthesis=synthesis,
             export=export or export_config.ExportConfig.of("balanced"),
         )
@@ -142,18 +135,18 @@ def test_other_methods_have_the_full_amount_and_steps_of_their_own(
 
 
 def test_verify_samples_that_are_said_win():
-    config = config_lib.PipelineConfig(verify_samples=3)
+    config = run_config.PipelineConfig(verify_samples=3)
     assert needs.complete(config).verify_samples == 3
 
 
 def test_samples_of_the_user_s_own_hold_out_the_full_amount():
-    config = config_lib.PipelineConfig(samples="mine.npz")
+    config = run_config.PipelineConfig(samples="mine.npz")
     assert needs.complete(config).verify_samples == needs.FULL.verify_samples
 
 
 def test_nothing_else_is_changed():
     synthesis = synthesis_config.SynthesisConfig(seed=7, jitter=0.5)
-    config = config_lib.PipelineConfig(
+    config = run_config.PipelineConfig(
         synthesis=synthesis, input_range=(-1.0, 1.0), min_agreement=0.5
     )
     found = needs.complete(config)

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import strategies
 from hypothesis.extra import numpy as arrays
 
-from dsg_tf import errors, observers, qtypes, uniform
+from dsg_tf.core import errors
+from dsg_tf.quant import qtypes, range_estimators, uniform
 
 _METHODS = ("ema", "minmax", "mse", "percentile")
 _VALUES = arrays.arrays(
@@ -32,7 +33,9 @@ def _relu_like(seed=0, shape=(40, 500)):
 
 @hypothesis.given(_VALUES)
 def test_minmax_is_the_extremes_of_all(values):
-    found = _observed(observers.create("minmax", "t"), values[:, None]).range()
+    found = _observed(
+        range_estimators.create("minmax", "t"), values[:, None]
+    ).range()
     assert found.min == min(values.min(), 0)
     assert found.max == max(values.max(), 0)
 
@@ -40,7 +43,7 @@ def test_minmax_is_the_extremes_of_all(values):
 def test_ema_is_the_mean_of_each_samples_extremes():
     values = np.random.default_rng(0).normal(0, 1, (7, 3, 5))
     found = _observed(
-        observers.create("ema", "t"), [values[:2], values[2:]]
+        range_estimators.create("ema", "t"), [values[:2], values[2:]]
     ).range()
     # Seven sums in another order: a few units in the last place.
     assert found.min == pytest.approx(values.min((1, 2)).mean(), rel=1e-14)
@@ -49,10 +52,10 @@ def test_ema_is_the_mean_of_each_samples_extremes():
 
 @hypothesis.given(_VALUES, strategies.randoms(use_true_random=False))
 def test_a_histogram_does_not_depend_on_order_or_batching(values, random):
-    whole = _observed(observers.Percentile("t"), [values])
+    whole = _observed(range_estimators.Percentile("t"), [values])
     rows = list(values[:, None])
     random.shuffle(rows)
-    parts = _observed(observers.Percentile("t"), rows)
+    parts = _observed(range_estimators.Percentile("t"), rows)
     assert whole._zeros == parts._zeros
     if whole._exponent is None:
         assert parts._exponent is None
@@ -64,13 +67,13 @@ def test_a_histogram_does_not_depend_on_order_or_batching(values, random):
 
 @hypothesis.given(_VALUES)
 def test_a_histogram_counts_every_value_in_its_bin(values):
-    observer = _observed(observers.Percentile("t"), values[:, None])
+    observer = _observed(range_estimators.Percentile("t"), values[:, None])
     kept = values[values != 0].astype(np.float64)
     assert observer._zeros == values.size - kept.size
     if not kept.size:
         return
     edges = observer._edges()
-    assert observer._counts.size <= observers.NUM_BINS
+    assert observer._counts.size <= range_estimators.NUM_BINS
     expected, _ = np.histogram(kept, edges)
     # numpy.histogram closes the last bin; ours are all half-open, and the
     # greatest value never lies on the last edge.
@@ -83,7 +86,7 @@ def test_a_histogram_counts_every_value_in_its_bin(values):
 def test_percentile_is_the_quantile_to_one_bin(percentile, seed):
     values = np.random.default_rng(seed).standard_t(3, (50, 400))
     observer = _observed(
-        observers.create("percentile", "t", percentile=percentile),
+        range_estimators.create("percentile", "t", percentile=percentile),
         np.split(values, 10),
     )
     found = observer.range()
@@ -98,7 +101,7 @@ def test_percentile_is_the_quantile_to_one_bin(percentile, seed):
 def test_percentile_100_is_minmax():
     values = np.random.default_rng(3).normal(0, 1, (20, 100))
     found = _observed(
-        observers.create("percentile", "t", percentile=100.0), [values]
+        range_estimators.create("percentile", "t", percentile=100.0), [values]
     ).range()
     assert (found.min, found.max) == (values.min(), values.max())
 
@@ -109,7 +112,7 @@ def test_percentile_counts_zeros():
     values = np.zeros((1, 1000))
     values[0, :20] = np.arange(1, 21)
     found = _observed(
-        observers.create("percentile", "t", percentile=99.85), [values]
+        range_estimators.create("percentile", "t", percentile=99.85), [values]
     ).range()
     assert found.min == 0
     assert 19 <= found.max < 20
@@ -118,7 +121,7 @@ def test_percentile_counts_zeros():
 @pytest.mark.parametrize("bits", [3, 4, 8])
 def test_mse_is_near_the_best_clip_of_a_fine_search(bits):
     values = _relu_like()
-    observer = observers.create(
+    observer = range_estimators.create(
         "mse", "t", spec=qtypes.QuantSpec(bits, symmetric=False)
     )
     found = _observed(observer, np.split(values, 8)).range()
@@ -142,7 +145,7 @@ def test_mse_clips_either_side_on_its_own():
     rng = np.random.default_rng(1)
     values = rng.normal(0, 1, (4, 5000))
     values[0, 0] = -40.0
-    observer = observers.create(
+    observer = range_estimators.create(
         "mse", "t", spec=qtypes.QuantSpec(4, symmetric=False)
     )
     found = _observed(observer, [values]).range()
@@ -153,13 +156,17 @@ def test_mse_clips_either_side_on_its_own():
 @pytest.mark.parametrize("method", _METHODS)
 def test_zero_is_always_inside(method):
     for values in (np.full((2, 3), 5.0), np.full((2, 3), -5.0)):
-        found = _observed(observers.create(method, "t"), [values]).range()
+        found = _observed(
+            range_estimators.create(method, "t"), [values]
+        ).range()
         assert found.min <= 0 <= found.max
 
 
 @pytest.mark.parametrize("method", _METHODS)
 def test_a_tensor_of_zeros_has_an_empty_range(method):
-    found = _observed(observers.create(method, "t"), [np.zeros((3, 4))]).range()
+    found = _observed(
+        range_estimators.create(method, "t"), [np.zeros((3, 4))]
+    ).range()
     assert (found.min, found.max) == (0, 0)
 
 
@@ -167,7 +174,7 @@ def test_a_tensor_of_zeros_has_an_empty_range(method):
 def test_scaling_by_a_power_of_two_scales_the_range(method):
     values = np.random.default_rng(2).normal(0, 1, (5, 200))
     ranges = [
-        _observed(observers.create(method, "t"), [values * s]).range()
+        _observed(range_estimators.create(method, "t"), [values * s]).range()
         for s in (1, 2.0**-60, 2.0**60)
     ]
     for found, scale in zip(ranges[1:], (2.0**-60, 2.0**60), strict=True):
@@ -180,7 +187,7 @@ def test_scaling_by_a_power_of_two_scales_the_range(method):
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("method", _METHODS)
 def test_values_that_are_not_finite_are_an_error_with_the_name(method, bad):
-    observer = observers.create(method, "block1/relu")
+    observer = range_estimators.create(method, "block1/relu")
     observer.update(np.ones((2, 3)))
     values = np.ones((2, 3))
     values[1, 2] = bad
@@ -190,28 +197,28 @@ def test_values_that_are_not_finite_are_an_error_with_the_name(method, bad):
 
 @pytest.mark.parametrize("method", ["mse", "percentile"])
 def test_memory_does_not_grow_with_the_samples(method):
-    observer = observers.create(method, "t")
+    observer = range_estimators.create(method, "t")
     rng = np.random.default_rng(0)
     for step in range(20):
         observer.update(rng.normal(0, 4.0**step, (2, 50)))
-        assert observer._counts.size <= observers.NUM_BINS
+        assert observer._counts.size <= range_estimators.NUM_BINS
     assert observer._counts.sum() == 20 * 2 * 50
 
 
 def test_an_unknown_method_lists_the_known_ones():
     with pytest.raises(errors.UserError, match="ema, minmax, mse, percentile"):
-        observers.create("max", "t")
+        range_estimators.create("max", "t")
 
 
 @pytest.mark.parametrize("percentile", [50.0, 100.1, -1.0, np.nan])
 def test_an_impossible_percentile_is_refused(percentile):
     with pytest.raises(errors.UserError, match="percentile"):
-        observers.create("percentile", "t", percentile=percentile)
+        range_estimators.create("percentile", "t", percentile=percentile)
 
 
 @pytest.mark.parametrize("method", _METHODS)
 def test_no_samples_are_an_error(method):
     with pytest.raises(ValueError, match="no samples"):
-        observers.create(method, "t").range()
+        range_estimators.create(method, "t").range()
     with pytest.raises(ValueError, match="no values"):
-        observers.create(method, "t").update(np.zeros((0, 3)))
+        range_estimators.create(method, "t").update(np.zeros((0, 3)))

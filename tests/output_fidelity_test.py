@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from dsg_tf import output_fidelity, output_kinds, output_pair
+from dsg_tf.fidelity import output_fidelity, output_kinds, output_pair
 
 _KIND = output_kinds.Kind
 _STEP = 1 / 256

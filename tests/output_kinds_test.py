@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 import tiny_graphs
 
-from dsg_tf import output_kinds
+from dsg_tf.fidelity import output_kinds
 
 _KIND = output_kinds.Kind
 

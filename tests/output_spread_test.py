@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from dsg_tf import output_spread
+from dsg_tf.fidelity import output_spread
 
 
 def _drawn(*shape: int, seed: int = 0) -> np.ndarray:

@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 import small_disks
 
-from dsg_tf import batch, evaluate, figures, image_samples, run_table
+from dsg_tf import evaluate, figures, image_samples
+from dsg_tf.batch import __main__ as batch
+from dsg_tf.batch import run_table
 
 _PIXELS = np.arange(3 * 8 * 8 * 3, dtype=np.uint8).reshape(3, 8, 8, 3)
 

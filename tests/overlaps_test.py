@@ -8,7 +8,7 @@ import pathlib
 import pytest
 import small_disks
 
-from dsg_tf import errors, overlaps
+from dsg_tf.core import errors, overlaps
 
 
 @pytest.fixture

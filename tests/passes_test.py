@@ -9,8 +9,11 @@ import tensorflow as tf
 import tiny_graphs
 import tiny_models
 
-from dsg_tf import export_config, linear_layers, passes
-from dsg_tf.graph import evaluation, loading
+from dsg_tf.analysis import linear_layers
+from dsg_tf.config import export_config
+from dsg_tf.graph import evaluation
+from dsg_tf.graph.load import loading
+from dsg_tf.transforms import passes
 
 
 @pytest.fixture(scope="module")

@@ -15,18 +15,11 @@ import small_disks
 import tiny_models
 
 import dsg_tf
-from dsg_tf import (
-    config,
-    errors,
-    export_config,
-    files,
-    pipeline,
-    report,
-    samples,
-    staging,
-    synthesis_config,
-    writers,
-)
+from dsg_tf import pipeline, report
+from dsg_tf.config import export_config, run_config, synthesis_config
+from dsg_tf.core import errors, files, staging
+from dsg_tf.export import writers
+from dsg_tf.samples import sample_sets
 
 _TINY = synthesis_config.SynthesisConfig(num_samples=6, batch_size=4, steps=4)
 
@@ -52,9 +45,9 @@ def stored(model, tmp_path_factory) -> pathlib.Path:
     return folder
 
 
-def _config(**changes) -> config.PipelineConfig:
+def _config(**changes) -> run_config.PipelineConfig:
     bits = changes.pop("activation_bits", 8)
-    return config.PipelineConfig(
+    return run_config.PipelineConfig(
         synthesis=_TINY,
         export=export_config.ExportConfig(
             activation_bits=bits, bias_correction="none"
@@ -501,5 +494,5 @@ def test_samples_that_serve_may_be_a_link_and_others_are_refused(
     with pytest.raises(errors.UserError, match="symbolic link"):
         _quantize(model, tmp_path / "a.tflite")
     assert (place / "samples.npz").is_symlink()
-    found = samples.read(tmp_path / "mine.npy", inputs={"image": (8, 8, 3)})
+    found = sample_sets.read(tmp_path / "mine.npy", inputs={"image": (8, 8, 3)})
     assert len(found) == 3

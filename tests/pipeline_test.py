@@ -13,32 +13,28 @@ import tf_keras
 import tiny_models
 
 import dsg_tf
-from dsg_tf import (
-    config,
-    diversity,
-    errors,
-    export_config,
-    fidelity,
-    learned_rounding,
-    pipeline,
-    samples,
-    source_model,
-    synthesis_config,
-    writers,
-)
-from dsg_tf.graph import loading
+from dsg_tf import pipeline
+from dsg_tf.analysis import source_model
+from dsg_tf.config import export_config, run_config, synthesis_config
+from dsg_tf.core import errors
+from dsg_tf.diversity import diversity
+from dsg_tf.export import writers
+from dsg_tf.fidelity import fidelity
+from dsg_tf.graph.load import loading
+from dsg_tf.samples import sample_sets
 from dsg_tf.tflite import flatbuffer, interpreter
+from dsg_tf.transforms import learned_rounding
 
 _TINY = synthesis_config.SynthesisConfig(num_samples=6, batch_size=4, steps=4)
 
 
-def _config(*, synthesis=None, **changes) -> config.PipelineConfig:
+def _config(*, synthesis=None, **changes) -> run_config.PipelineConfig:
     export = {
         name: changes.pop(name)
         for name in list(changes)
         if name in export_config.ExportConfig.__dataclass_fields__
     }
-    return config.PipelineConfig(
+    return run_config.PipelineConfig(
         synthesis=synthesis or _TINY,
         export=export_config.ExportConfig(**export),
         **{"verify_samples": 3, **changes},
@@ -105,7 +101,7 @@ def test_default_run_agrees_with_the_model(default_run):
 
 
 def test_report_has_the_diversity_of_what_calibrates(default_run, model):
-    packed = samples.read(
+    packed = sample_sets.read(
         default_run.run_folder / "samples.npz", inputs={"image": (8, 8, 3)}
     )
     expected = diversity.of_graph(
@@ -177,7 +173,7 @@ def test_default_file_is_integer_inside(default_run):
 
 
 def test_report_numbers_are_those_of_the_file(default_run, model):
-    packed = samples.read(
+    packed = sample_sets.read(
         default_run.run_folder / "samples.npz", inputs={"image": (8, 8, 3)}
     )
     held_out = packed.arrays["image"][6:]
@@ -205,7 +201,7 @@ def test_report_numbers_are_those_of_the_file(default_run, model):
 
 
 def test_samples_tell_where_they_come_from(default_run):
-    packed = samples.read(
+    packed = sample_sets.read(
         default_run.run_folder / "samples.npz", inputs={"image": None}
     )
     assert packed.metadata["synthesis"]["seed"] == 0
@@ -229,7 +225,7 @@ def test_another_seed_makes_other_samples(default_run, model, tmp_path):
     )
     other = _quantize(model, tmp_path, synthesis=synthesis)
     one, two = (
-        samples.read(run.run_folder / "samples.npz", inputs={"image": None})
+        sample_sets.read(run.run_folder / "samples.npz", inputs={"image": None})
         for run in (default_run, other)
     )
     assert not np.array_equal(one.arrays["image"], two.arrays["image"])
@@ -708,7 +704,7 @@ def test_every_kind_of_model(kind, exporter, tmp_path):
     _check(result, least_sqnr_db=_LEAST_8_BIT_DB)
     view = flatbuffer.read(result.output.read_bytes())
     assert list(view.input_names()) == [t.name for t in made.inputs]
-    packed = samples.read(
+    packed = sample_sets.read(
         result.run_folder / "samples.npz",
         inputs={t.name: tuple(t.shape[1:]) for t in made.inputs},
     )
@@ -833,7 +829,7 @@ def test_file_of_another_model_is_told_by_its_outputs(
             weight.assign(-np.asarray(weight))
     path = default_run.run_folder / "samples.npz"
     wrong = _quantize(other, tmp_path, samples=str(path))
-    held_out = samples.read(path, inputs={"image": None})
+    held_out = sample_sets.read(path, inputs={"image": None})
     graph = source_model.load(model, _config()).graph
     (row,) = fidelity.compare_outputs(
         graph, wrong.output.read_bytes(), held_out

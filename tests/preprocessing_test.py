@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 import tiny_graphs
 
-from dsg_tf import preprocessing
+from dsg_tf.analysis import preprocessing
 
 _KERNEL = np.random.default_rng(0).normal(0, 0.5, (3, 3, 3, 8)).astype("f")
 

@@ -11,7 +11,7 @@ from unittest import mock
 import pytest
 from absl import logging
 
-from dsg_tf import progress
+from dsg_tf.core import progress
 
 
 class _Clock:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dsg_tf import qtypes
+from dsg_tf.quant import qtypes
 
 
 @pytest.mark.parametrize(

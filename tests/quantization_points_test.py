@@ -7,8 +7,8 @@ import simulated_nets
 import tensorflow as tf
 import tiny_graphs
 
-from dsg_tf import quantization_points
-from dsg_tf.tflite import flatbuffer, policy
+from dsg_tf.analysis import quantization_points
+from dsg_tf.tflite import flatbuffer, op_support
 
 _Kind = quantization_points.Kind
 
@@ -27,9 +27,9 @@ def _operands(view: flatbuffer.Model) -> int:
         and view.tensors[index].constant
         and view.tensors[index].dtype == "float32"
         for op in view.ops
-        if op.name not in policy.WEIGHTS
+        if op.name not in op_support.WEIGHTS
         and op.name != "BATCH_MATMUL"
-        and policy.scales(op) is not policy.Scales.AS_OUTPUT
+        and op_support.scales(op) is not op_support.Scales.AS_OUTPUT
         for index in op.inputs
     )
 

@@ -6,13 +6,9 @@ import dataclasses
 
 import pytest
 
-from dsg_tf import (
-    config,
-    errors,
-    export_config,
-    quantize_flags,
-    synthesis_config,
-)
+from dsg_tf.command_line import quantize_flags
+from dsg_tf.config import export_config, run_config, synthesis_config
+from dsg_tf.core import errors
 
 
 def test_flags_reach_the_config():
@@ -31,7 +27,7 @@ def test_flags_reach_the_config():
             "--verify_samples=5",
         ]
     )
-    assert settings == config.PipelineConfig(
+    assert settings == run_config.PipelineConfig(
         synthesis=synthesis_config.SynthesisConfig.of(
             "zeroq",
             steps=7,
@@ -48,7 +44,7 @@ def test_flags_reach_the_config():
 
 
 def test_flags_left_alone_give_the_default_config():
-    assert quantize_flags.parse([]) == config.PipelineConfig()
+    assert quantize_flags.parse([]) == run_config.PipelineConfig()
 
 
 @pytest.mark.parametrize(
@@ -110,6 +106,6 @@ def test_synthesis_takes_its_flags_alone():
     values(["", "--seed=3", "--weight_bits=4", "--verify_samples=5"])
     assert quantize_flags.model_and_samples_config(
         values
-    ) == config.PipelineConfig(
+    ) == run_config.PipelineConfig(
         synthesis=synthesis_config.SynthesisConfig(seed=3), verify_samples=5
     )

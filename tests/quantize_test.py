@@ -18,7 +18,9 @@ import tiny_models
 from absl import flags, logging
 from absl.testing import flagsaver
 
-from dsg_tf import cli, export_config, quantize, quantize_flags
+from dsg_tf import quantize
+from dsg_tf.command_line import cli, quantize_flags
+from dsg_tf.config import export_config
 
 _ROOT = pathlib.Path(__file__).absolute().parent.parent
 _FEW = ("--num_samples=4", "--batch_size=2", "--steps=2", "--verify_samples=2")
@@ -222,7 +224,7 @@ def test_run_shows_a_table_and_ends_with_0(models, output, capfd):
 def test_result_below_the_threshold_ends_with_2_and_names_a_layer(
     models, output, capfd, monkeypatch
 ):
-    from dsg_tf import fidelity, verify
+    from dsg_tf.fidelity import fidelity, verify
 
     monkeypatch.setattr(
         fidelity,

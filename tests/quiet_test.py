@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from dsg_tf import quiet
+from dsg_tf.core import quiet
 
 
 def test_native_and_python_writes_are_collected(capfd, monkeypatch):

@@ -9,7 +9,9 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.tools import flatbuffer_utils
 
-from dsg_tf import classifiers, errors, rehearsal
+from dsg_tf.core import errors
+from dsg_tf.fidelity import classifiers
+from dsg_tf.tflite import rehearsal
 
 
 @pytest.fixture(scope="module")

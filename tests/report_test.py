@@ -11,16 +11,12 @@ import numpy as np
 import pytest
 
 import dsg_tf
-from dsg_tf import (
-    config,
-    diversity,
-    export_config,
-    qtypes,
-    report,
-    synthesis_config,
-    verify,
-    writers,
-)
+from dsg_tf import report
+from dsg_tf.config import export_config, run_config, synthesis_config
+from dsg_tf.diversity import diversity
+from dsg_tf.export import writers
+from dsg_tf.fidelity import verify
+from dsg_tf.quant import qtypes
 from dsg_tf.transforms import pass_report
 
 
@@ -179,7 +175,7 @@ class _Source:
 def _build(**changes):
     fields = {
         "source": _Source(),
-        "config": config.PipelineConfig(min_agreement=0.5),
+        "config": run_config.PipelineConfig(min_agreement=0.5),
         "model": "folder/net",
         "output": "net.tflite",
         "calibrated_with": 64,
@@ -209,7 +205,7 @@ def test_report_holds_the_version_and_the_whole_config():
     built = _build()
     assert built["dsg_tf"] == dsg_tf.__version__
     assert built["config"] == json.loads(
-        config.to_json(config.PipelineConfig(min_agreement=0.5))
+        run_config.to_json(run_config.PipelineConfig(min_agreement=0.5))
     ) | {"input_range": None, "tags": (), "input_shapes": ()}
     assert built["float_operations"] == [
         {"operation": "SIN", "tensor": "a/Sin"}
@@ -260,7 +256,7 @@ def test_ranges_that_differ_by_more_than_a_factor_of_2_are_flagged():
 
 
 def test_a_simulation_says_why_it_is_no_tflite():
-    settings = config.PipelineConfig(
+    settings = run_config.PipelineConfig(
         export=export_config.ExportConfig(activation_bits=4)
     )
     built = _build(config=settings, written=writers.Written(b"", 4))
@@ -293,25 +289,25 @@ def test_live_model_is_named_by_its_type():
 @pytest.mark.parametrize(
     ("settings", "head", "cover"),
     [
-        (config.PipelineConfig(), 7, "labels of 7 classes"),
-        (config.PipelineConfig(), None, "output spread"),
-        (config.PipelineConfig(samples="a.npz"), 7, "the user's samples"),
+        (run_config.PipelineConfig(), 7, "labels of 7 classes"),
+        (run_config.PipelineConfig(), None, "output spread"),
+        (run_config.PipelineConfig(samples="a.npz"), 7, "the user's samples"),
         (
-            config.PipelineConfig(
+            run_config.PipelineConfig(
                 synthesis=synthesis_config.SynthesisConfig.of("noise")
             ),
             7,
             "none: noise",
         ),
         (
-            config.PipelineConfig(
+            run_config.PipelineConfig(
                 synthesis=synthesis_config.SynthesisConfig.of("zeroq")
             ),
             7,
             "none",
         ),
         (
-            config.PipelineConfig(
+            run_config.PipelineConfig(
                 synthesis=synthesis_config.SynthesisConfig(spread_weight=0)
             ),
             None,

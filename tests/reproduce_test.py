@@ -7,7 +7,8 @@ import pathlib
 import pytest
 from absl import flags
 
-from dsg_tf import batch_flags, errors
+from dsg_tf.batch import batch_flags
+from dsg_tf.core import errors
 from tools import paper, reproduce
 
 _ROOT = pathlib.Path(__file__).absolute().parent.parent

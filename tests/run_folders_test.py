@@ -12,7 +12,8 @@ import sys
 import numpy as np
 import pytest
 
-from dsg_tf import errors, layer_store, run_folders, samples
+from dsg_tf.core import checkpoints, errors
+from dsg_tf.samples import run_folders, sample_sets
 
 _ROOT = pathlib.Path(__file__).absolute().parent.parent
 _HOLDER = """
@@ -35,7 +36,7 @@ def _names(folder: pathlib.Path) -> list[str]:
 
 def _begun(folder: pathlib.Path, *, batches: int, note: bool = False) -> None:
     """Samples under way, with so many batches finished."""
-    store = samples.SampleFolder(
+    store = sample_sets.SampleFolder(
         folder / run_folders.PARTS,
         shapes={"x": (3,)},
         dtypes={"x": np.dtype(np.float32)},
@@ -93,7 +94,7 @@ def test_samples_stay_where_a_run_can_go_on(
 @pytest.mark.parametrize("layers", [0, 1])
 def test_rounding_stays_where_a_layer_is_finished(tmp_path, output, layers):
     def work(folder):
-        store = layer_store.LayerStore(folder / run_folders.ROUNDING, "k")
+        store = checkpoints.LayerStore(folder / run_folders.ROUNDING, "k")
         for number in range(layers):
             store.put(str(number), {"a": np.ones(1)})
 
@@ -104,7 +105,7 @@ def test_rounding_stays_where_a_layer_is_finished(tmp_path, output, layers):
 def _whole(folder):
     _begun(folder, batches=2)
     (folder / "samples.npz").write_text("whole")
-    store = layer_store.LayerStore(folder / run_folders.ROUNDING, "k")
+    store = checkpoints.LayerStore(folder / run_folders.ROUNDING, "k")
     store.put("conv", {"a": np.ones(1)})
 
 
@@ -269,7 +270,7 @@ def test_forgetting_deletes_a_runs_own_files_alone(tmp_path, output):
     with run_folders.claim(output) as folder:
         _begun(folder, batches=2)
         (folder / "samples.npz").write_text("old")
-        layer_store.LayerStore(folder / run_folders.ROUNDING, "k")
+        checkpoints.LayerStore(folder / run_folders.ROUNDING, "k")
         (folder / "notes.json").write_text(json.dumps({}))
         run_folders.forget(folder)
         assert _names(folder) == [".lock", "notes.json"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dsg_tf import run_metrics
+from dsg_tf.batch import run_metrics
 
 
 def test_report_gives_the_worst_output_and_the_seconds_by_stage():

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import small_disks
 
-from dsg_tf import errors, run_record
+from dsg_tf.batch import run_record
+from dsg_tf.core import errors
 
 # The config of a row of any kind.
 _OF_DATA = {"data": "images.npz", "data_key": "0123", "quantized": "k"}

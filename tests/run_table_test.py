@@ -8,7 +8,8 @@ import json
 
 import pytest
 
-from dsg_tf import errors, run_record, run_table
+from dsg_tf.batch import run_record, run_table
+from dsg_tf.core import errors
 
 
 def _row(kind: str, folder: str, **fields) -> run_record.Row:

@@ -9,8 +9,10 @@ import tiny_classifier
 import tiny_graphs
 import tiny_models
 
-from dsg_tf import bn_statistics, sample_moments
-from dsg_tf.graph import frozen, loading
+from dsg_tf.analysis import bn_statistics
+from dsg_tf.diversity import sample_moments
+from dsg_tf.graph import frozen
+from dsg_tf.graph.load import loading
 
 # float32 features of at most 200 terms a value, then a mean over 64 positions.
 _RTOL = 300 * np.finfo(np.float32).eps

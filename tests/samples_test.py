@@ -10,13 +10,8 @@ import numpy as np
 import pytest
 import small_disks
 
-from dsg_tf import (
-    disk_space,
-    errors,
-    sample_journal,
-    sample_values,
-    samples,
-)
+from dsg_tf.core import disk_space, errors
+from dsg_tf.samples import sample_journal, sample_sets, sample_values
 
 _SHAPES = {"image": (4, 4, 3), "state": (5,)}
 _DTYPES = {"image": np.dtype(np.uint8), "state": np.dtype(np.float32)}
@@ -30,9 +25,9 @@ def _values(start: int, size: int = 2) -> dict[str, np.ndarray]:
     }
 
 
-def _folder(path, key="k", count=5, shapes=None) -> samples.SampleFolder:
+def _folder(path, key="k", count=5, shapes=None) -> sample_sets.SampleFolder:
     shapes = shapes or _SHAPES
-    return samples.SampleFolder(
+    return sample_sets.SampleFolder(
         path,
         shapes=shapes,
         dtypes={n: _DTYPES.get(n, np.dtype(np.float32)) for n in shapes},
@@ -41,7 +36,7 @@ def _folder(path, key="k", count=5, shapes=None) -> samples.SampleFolder:
     )
 
 
-def _filled(path, **kwargs) -> samples.SampleFolder:
+def _filled(path, **kwargs) -> sample_sets.SampleFolder:
     folder = _folder(path, **kwargs)
     for start in (0, 2, 4):
         folder.write(start, _values(start), np.array([start, start + 1]))
@@ -49,7 +44,7 @@ def _filled(path, **kwargs) -> samples.SampleFolder:
 
 
 def _read(path, **inputs):
-    return samples.read(path, inputs=inputs or {"image": (4, 4, 3)})
+    return sample_sets.read(path, inputs=inputs or {"image": (4, 4, 3)})
 
 
 # ---- a folder under way
@@ -276,7 +271,7 @@ def test_journal_notes_batches_only_after_their_values(tmp_path, monkeypatch):
     def killed(source, target):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(samples.os, "replace", killed)
+    monkeypatch.setattr(sample_sets.os, "replace", killed)
     with pytest.raises(KeyboardInterrupt):
         folder.write(0, _values(0), np.array([0, 0]))
     monkeypatch.undo()
@@ -331,7 +326,7 @@ def test_killed_pack_leaves_the_old_file(tmp_path, monkeypatch):
     def killed(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(samples.shutil, "copyfileobj", killed)
+    monkeypatch.setattr(sample_sets.shutil, "copyfileobj", killed)
     with pytest.raises(KeyboardInterrupt):
         folder.pack(tmp_path / "s.npz", {})
     assert (tmp_path / "s.npz").read_bytes() == b"old"

@@ -13,7 +13,8 @@ import pathlib
 import pytest
 from absl import logging
 
-from dsg_tf import files, progress, run_record, runner, schedule
+from dsg_tf.batch import run_record, runner, schedule
+from dsg_tf.core import files, progress
 
 _EVALUATION = {"classes": [1], "top1_percent": 1, "standard_error_percent": 0}
 _REPORT = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks import score_record
-from dsg_tf import errors
+from dsg_tf.core import errors
 
 
 def test_the_next_process_finds_what_was_put(tmp_path):

@@ -17,20 +17,17 @@ import numpy as np
 import pytest
 
 from benchmarks import cases
-from dsg_tf import (
-    config,
-    fidelity,
-    pipeline,
-    samples,
-    source_model,
-    synthesis_config,
-)
+from dsg_tf import pipeline
+from dsg_tf.analysis import source_model
+from dsg_tf.config import run_config, synthesis_config
+from dsg_tf.fidelity import fidelity
+from dsg_tf.samples import sample_sets
 
 _IMAGES = 100
 
 
 def _run(shared, tmp_path, name: str, **synthesis) -> pipeline.Result:
-    settings = config.PipelineConfig(
+    settings = run_config.PipelineConfig(
         synthesis=synthesis_config.SynthesisConfig(**synthesis),
         verify_samples=4,
     )
@@ -61,9 +58,9 @@ def test_int8_agrees_with_float_on_real_images(
     result = _run(shared, tmp_path, name, **synthesis)
 
     graph = source_model.load(
-        shared / case.model, config.PipelineConfig()
+        shared / case.model, run_config.PipelineConfig()
     ).graph
-    real = samples.SampleSet({graph.inputs[0].name: images[:_IMAGES]})
+    real = sample_sets.SampleSet({graph.inputs[0].name: images[:_IMAGES]})
     compared = fidelity.compare_outputs(graph, result.output.read_bytes(), real)
 
     (only,) = compared.values()

@@ -10,9 +10,11 @@ import tensorflow as tf
 import tflite_nets
 import tiny_graphs
 
-from dsg_tf import calibration, qtypes, quantization_points, uniform
+from dsg_tf.analysis import quantization_points
+from dsg_tf.calibration import calibration
 from dsg_tf.graph import evaluation, frozen, ir
-from dsg_tf.tflite import convert, export, flatbuffer, interpreter, policy
+from dsg_tf.quant import qtypes, uniform
+from dsg_tf.tflite import convert, export, flatbuffer, interpreter, op_support
 
 _draw = tflite_nets._weights
 _conv = tflite_nets._conv
@@ -179,17 +181,17 @@ def own_grids(view: flatbuffer.Model) -> list[int]:
     activations = {t.index for t in view.float_activations()}
     found = [i for i in view.inputs if i in activations]
     for op in view.ops:
-        kind = policy.scales(op)
+        kind = op_support.scales(op)
         for index in op.outputs:
             readers = view.consumers[index]
             read = readers or index in view.outputs
             adopts = (
-                kind is not policy.Scales.FIXED
+                kind is not op_support.Scales.FIXED
                 and len(readers) == 1
                 and index not in view.outputs
-                and policy.scales(readers[0]) is policy.Scales.AS_OUTPUT
+                and op_support.scales(readers[0]) is op_support.Scales.AS_OUTPUT
             )
-            tied = kind is policy.Scales.AS_INPUT or adopts
+            tied = kind is op_support.Scales.AS_INPUT or adopts
             if index in activations and read and not tied:
                 found.append(index)
     return found

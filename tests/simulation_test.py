@@ -8,8 +8,12 @@ import tiny_models
 
 from benchmarks import cases
 from benchmarks import simulation as benchmark
-from dsg_tf import export_config, passes, simulation, verify
-from dsg_tf.graph import evaluation, loading
+from dsg_tf.config import export_config
+from dsg_tf.export import simulation
+from dsg_tf.fidelity import verify
+from dsg_tf.graph import evaluation
+from dsg_tf.graph.load import loading
+from dsg_tf.transforms import passes
 
 
 def test_8_bits_are_as_near_to_the_file_as_its_own_kernels(tmp_path):

@@ -13,7 +13,7 @@ import time
 import pytest
 import small_disks
 
-from dsg_tf import errors, staging
+from dsg_tf.core import errors, staging
 
 _ROOT = pathlib.Path(__file__).absolute().parent.parent
 # Begins to write and never ends.

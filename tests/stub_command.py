@@ -14,7 +14,8 @@ import time
 
 from absl import flags
 
-from dsg_tf import cli, errors, progress, quiet, stages
+from dsg_tf.command_line import cli
+from dsg_tf.core import errors, progress, quiet, stages
 
 _FLAGS = flags.FlagValues()
 flags.DEFINE_string("act", "", "What to do.", flag_values=_FLAGS)

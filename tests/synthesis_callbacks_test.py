@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import pytest
 
-from dsg_tf import progress
+from dsg_tf.core import progress
 from dsg_tf.synthesis import callbacks
 
 

@@ -8,7 +8,8 @@ import math
 import config_faults
 import pytest
 
-from dsg_tf import errors, synthesis_config
+from dsg_tf.config import synthesis_config
+from dsg_tf.core import errors
 
 _FAULTS = [
     ("--method", {"method": "dfq"}, "dsg, noise, zeroq"),

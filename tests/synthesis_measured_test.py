@@ -7,7 +7,8 @@ import pytest
 import tensorflow as tf
 import tiny_graphs
 
-from dsg_tf import bn_statistics, sample_moments
+from dsg_tf.analysis import bn_statistics
+from dsg_tf.diversity import sample_moments
 from dsg_tf.graph import frozen
 from dsg_tf.synthesis import losses, measured
 

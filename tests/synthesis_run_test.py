@@ -13,7 +13,9 @@ import tensorflow as tf
 import tiny_classifier
 import tiny_graphs
 
-from dsg_tf import bn_statistics, input_domain, progress, synthesis_config
+from dsg_tf.analysis import bn_statistics, input_domain
+from dsg_tf.config import synthesis_config
+from dsg_tf.core import progress
 from dsg_tf.synthesis import run, synthesizer
 
 _CONFIG = synthesis_config.SynthesisConfig(

@@ -11,9 +11,10 @@ import tensorflow as tf
 import tiny_classifier
 import tiny_graphs
 
-from dsg_tf import bn_statistics, input_domain, synthesis_config
+from dsg_tf.analysis import bn_statistics, input_domain
+from dsg_tf.config import synthesis_config
 from dsg_tf.graph import ir
-from dsg_tf.synthesis import callbacks, input_space, synthesizer
+from dsg_tf.synthesis import callbacks, sample_space, synthesizer
 
 # Every ingredient, with numbers that no two of are alike; nothing here
 # depends on the defaults.
@@ -354,7 +355,7 @@ class TestViews:
         port = ir.Port("x", "x:0", tf.float32, shape)
         one = np.ones(1, np.float32)
         domain = input_domain.InputDomain(-one, one, 0 * one, one)
-        space = input_space.InputSpace.of(port, domain, _ALL)
+        space = sample_space.InputSpace.of(port, domain, _ALL)
         rng = np.random.default_rng(1)
         views = np.array([space.views(rng) for _ in range(50)])
         assert views[..., :2].any() == moves
@@ -698,7 +699,7 @@ class TestSpectrum:
         pull = tf.constant([1.0, -1.0, 1.0, 1.0, -1.0])
         with tf.GradientTape() as tape:
             tape.watch(values)
-            bounded = input_space._bounded(values, -1.0, 2.0)
+            bounded = sample_space._bounded(values, -1.0, 2.0)
             loss = tf.reduce_sum(pull * bounded)
         np.testing.assert_array_equal(bounded, [-1, -1, 0.5, 2, 2])
         # A step goes against the gradient: down from 3, up from -3.

@@ -8,15 +8,11 @@ import pytest
 import tiny_models
 
 import dsg_tf
-from dsg_tf import (
-    config,
-    files,
-    needs,
-    quantize_flags,
-    samples,
-    synthesis_config,
-    synthetic_samples,
-)
+from dsg_tf import synthetic_samples
+from dsg_tf.command_line import quantize_flags
+from dsg_tf.config import needs, run_config, synthesis_config
+from dsg_tf.core import files
+from dsg_tf.samples import sample_sets
 
 _FEW = ("--num_samples=3", "--batch_size=2", "--steps=2", "--verify_samples=2")
 
@@ -33,7 +29,7 @@ def test_quantize_takes_the_samples_as_its_own(model, tmp_path):
     argv = (f"--saved_model={model}", f"--output={made}", *_FEW)
     assert command_lines.run(synthetic_samples, *argv) == 0
     before = made.read_bytes()
-    assert len(samples.read(made, inputs={}).metadata) > 0
+    assert len(sample_sets.read(made, inputs={}).metadata) > 0
 
     output = tmp_path / "net.tflite"
     folder = files.run_folder(output)
@@ -71,7 +67,7 @@ def test_those_that_verify_are_made_too_where_nothing_says_how_many(
     )
     config = needs.complete(quantize_flags.parse(argv))
     assert config.verify_samples > 0
-    found = samples.read(made, inputs={"image": None})
+    found = sample_sets.read(made, inputs={"image": None})
     assert len(found) == 3 + config.verify_samples
 
 
@@ -81,7 +77,7 @@ def test_python_makes_as_many_as_asked_for(model, tmp_path):
         made = dsg_tf.synthesize(
             str(model),
             output=tmp_path / f"{count}.npz",
-            config=config.PipelineConfig(synthesis=few),
+            config=run_config.PipelineConfig(synthesis=few),
             further=further,
         )
         assert len(made) == count

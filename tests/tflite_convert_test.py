@@ -7,7 +7,9 @@ import pytest
 import tensorflow as tf
 import tflite_nets
 
-from dsg_tf import errors, qtypes, verify
+from dsg_tf.core import errors
+from dsg_tf.fidelity import verify
+from dsg_tf.quant import qtypes
 from dsg_tf.tflite import convert, flatbuffer, interpreter
 
 

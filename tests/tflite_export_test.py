@@ -7,14 +7,17 @@ import pytest
 import tensorflow as tf
 import tflite_nets
 
-from dsg_tf import calibration, errors, qtypes, uniform, verify
+from dsg_tf.calibration import calibration
+from dsg_tf.core import errors
+from dsg_tf.fidelity import verify
+from dsg_tf.quant import qtypes, uniform
 from dsg_tf.tflite import (
     convert,
     export,
     flatbuffer,
     interpreter,
+    op_support,
     plan,
-    policy,
     readback,
     weight_grids,
     weights,
@@ -341,7 +344,7 @@ def test_float_operations_are_refused_listed_or_allowed():
     model = convert.to_float(
         tflite_nets.frozen(lambda x: tf.nn.relu(tf.square(2 * x) - 1))
     )
-    (found,) = policy.unsupported_ops(model)
+    (found,) = op_support.unsupported_ops(model)
     assert found.op == "SQUARE"
     ranges = calibration.calibrate(model, tflite_nets.samples())
     with pytest.raises(errors.UserError, match=r"SQUARE \(Square\)"):
@@ -358,7 +361,7 @@ def test_whole_number_inputs_keep_their_type():
             tf.TensorSpec((1, *tflite_nets.SHAPE), tf.uint8, name="image"),
         )
     )
-    assert policy.unsupported_ops(model) == []
+    assert op_support.unsupported_ops(model) == []
     samples = {
         "image": np.random.default_rng(0).integers(
             0, 256, (6, *tflite_nets.SHAPE), np.uint8

@@ -8,7 +8,7 @@ import tensorflow as tf
 import tflite_nets
 from ai_edge_litert import schema_py_generated as schema
 
-from dsg_tf import errors
+from dsg_tf.core import errors
 from dsg_tf.tflite import convert, flatbuffer
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.framework import convert_to_constants
 
-from dsg_tf import qtypes
+from dsg_tf.quant import qtypes
 from dsg_tf.tflite import convert, weight_grids
 
 SHAPE = (8, 8, 4)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import tflite_nets
 
-from dsg_tf.tflite import flatbuffer, interpreter, separation
+from dsg_tf.tflite import flatbuffer, interpreter, unshare
 
 
 def _read(name):
@@ -16,7 +16,7 @@ def test_a_bias_that_two_convolutions_share_becomes_two():
     view = _read("convs_sharing_zero_bias")
     first, second = (op.inputs[2] for op in view.ops)
     assert first == second  # The converter's doing.
-    other = separation.separated(view)
+    other = unshare.separated(view)
     first, second = (other.tensors[op.inputs[2]] for op in other.ops)
     assert first.name != second.name
     np.testing.assert_array_equal(other.constant(first), other.constant(second))
@@ -27,7 +27,7 @@ def test_a_bias_that_two_convolutions_share_becomes_two():
 
 
 def test_weights_shared_in_the_same_way_stay_one():
-    view = separation.separated(_read("convs_sharing_weights"))
+    view = unshare.separated(_read("convs_sharing_weights"))
     kernels = [op.inputs[1] for op in view.ops]
     assert kernels[1] == kernels[2] != kernels[0]
 
@@ -37,7 +37,7 @@ def test_a_buffer_of_two_tensors_becomes_two():
     raw = view.raw.subgraphs[0].tensors
     kernels = [op.inputs[1] for op in view.ops if op.name == "CONV_2D"]
     raw[kernels[1]].buffer = raw[kernels[0]].buffer
-    other = separation.separated(flatbuffer.view_of(view.raw))
+    other = unshare.separated(flatbuffer.view_of(view.raw))
     buffers = {other.raw.subgraphs[0].tensors[i].buffer for i in kernels}
     assert len(buffers) == 2
 
@@ -45,7 +45,7 @@ def test_a_buffer_of_two_tensors_becomes_two():
 def test_the_source_is_left_alone_and_the_copy_computes_the_same():
     name = "convs_sharing_zero_bias"
     view = _read(name)
-    other = separation.separated(view)
+    other = unshare.separated(view)
     assert len(other.tensors) > len(view.tensors)
     assert flatbuffer.view_of(view.raw).tensors == view.tensors
     samples = tflite_nets.samples(3)

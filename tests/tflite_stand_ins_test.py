@@ -5,32 +5,33 @@ from __future__ import annotations
 import pytest
 import tflite_nets
 
-from dsg_tf import calibration, verify
+from dsg_tf.calibration import calibration
+from dsg_tf.fidelity import verify
 from dsg_tf.tflite import (
     export,
     flatbuffer,
     interpreter,
-    policy,
+    op_aliases,
+    op_support,
     readback,
-    stand_ins,
 )
 
 _CASES = [
     (name, bits)
-    for name, stand_in in sorted(stand_ins.STAND_INS.items())
+    for name, stand_in in sorted(op_aliases.STAND_INS.items())
     for bits in stand_in.activation_bits
 ]
 
 
 def test_every_stand_in_has_a_net():
-    assert set(tflite_nets.STAND_IN_NETS) == set(stand_ins.STAND_INS)
+    assert set(tflite_nets.STAND_IN_NETS) == set(op_aliases.STAND_INS)
 
 
 @pytest.mark.parametrize(("name", "bits"), _CASES)
 def test_the_operation_is_integer_and_near(name, bits):
     model = tflite_nets.float_tflite(name)
     assert name in [op.name for op in flatbuffer.read(model).ops]
-    assert policy.unsupported_ops(model, activation_bits=bits) == []
+    assert op_support.unsupported_ops(model, activation_bits=bits) == []
     samples = tflite_nets.samples(12)
     exported = export.export(
         model, calibration.calibrate(model, samples), activation_bits=bits
@@ -39,7 +40,7 @@ def test_the_operation_is_integer_and_near(name, bits):
     view = flatbuffer.read(exported.model)
     ops = [op.name for op in view.ops]
     assert name in ops
-    assert stand_ins.STAND_INS[name].op not in set(ops) - {
+    assert op_aliases.STAND_INS[name].op not in set(ops) - {
         op.name for op in flatbuffer.read(model).ops
     }
     reference = interpreter.Interpreter(model).run(samples)["output_0"]
@@ -73,21 +74,21 @@ def test_no_code_of_a_stand_in_stays_in_the_file(name, bits):
 def test_disguising_and_revealing_leaves_the_file_as_it_was():
     model = tflite_nets.float_tflite("LEAKY_RELU")
     source = flatbuffer.read(model)
-    disguised = stand_ins.disguised(model, 8)
+    disguised = op_aliases.disguised(model, 8)
     names = [op.name for op in flatbuffer.read(disguised).ops]
     assert "LEAKY_RELU" not in names
     assert "RELU" in names
-    again = flatbuffer.read(stand_ins.revealed(disguised, source))
+    again = flatbuffer.read(op_aliases.revealed(disguised, source))
     assert again.ops == source.ops
     assert again.tensors == source.tensors
 
 
 def test_operations_without_a_16_bit_kernel_stay_as_they_are():
     model = tflite_nets.float_tflite("ELU")
-    assert flatbuffer.read(stand_ins.disguised(model, 16)).ops == (
+    assert flatbuffer.read(op_aliases.disguised(model, 16)).ops == (
         flatbuffer.read(model).ops
     )
-    (found,) = policy.unsupported_ops(model, activation_bits=16)
+    (found,) = op_support.unsupported_ops(model, activation_bits=16)
     assert (found.op, found.reason) == (
         "ELU",
         "no integer form with 16-bit activations",

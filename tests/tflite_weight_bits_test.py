@@ -9,7 +9,9 @@ import pytest
 import tensorflow as tf
 import tflite_nets
 
-from dsg_tf import calibration, qtypes, uniform, verify
+from dsg_tf.calibration import calibration
+from dsg_tf.fidelity import verify
+from dsg_tf.quant import qtypes, uniform
 from dsg_tf.tflite import (
     convert,
     export,
@@ -17,7 +19,7 @@ from dsg_tf.tflite import (
     interpreter,
     plan,
     readback,
-    separation,
+    unshare,
     weight_grids,
     weights,
 )
@@ -42,7 +44,7 @@ _FLOAT_ERROR = 1.5e-6
 
 def _with_rounded_weights(model, options):
     """The float file that computes with the options' rounded weights."""
-    view = separation.separated(flatbuffer.read(model))
+    view = unshare.separated(flatbuffer.read(model))
     chosen = weights.choose(view, options)
     planned = plan.make(view, {}, chosen=chosen, activation_bits=32)
     export._put_weights_on_grid(view, planned)

@@ -7,8 +7,8 @@ import pytest
 import tensorflow as tf
 import tflite_nets
 
-from dsg_tf import qtypes, uniform
-from dsg_tf.tflite import convert, flatbuffer, policy, weight_grids, weights
+from dsg_tf.quant import qtypes, uniform
+from dsg_tf.tflite import convert, flatbuffer, op_support, weight_grids, weights
 
 # TensorFlow's operation, its kernel's shape and output channels' axes, and a
 # net around it; x is (1, 8, 8, 4).
@@ -97,7 +97,7 @@ def test_a_tensorflow_kernel_is_found_and_keeps_its_grid(
     np.testing.assert_array_equal(found.scale, params.scale)
     assert (found.qmin, found.qmax) == (params.qmin, params.qmax)
     (op,) = (op for op in view.ops if weights.operand(view, op) is not None)
-    axis = policy.WEIGHTS[op.name].axis
+    axis = op_support.WEIGHTS[op.name].axis
     assert found.axis == (axis if per_channel else None)
     # The scales belong to their channels: every weight is whole there.
     values = view.constant(view.tensors[index]).astype(np.float64)

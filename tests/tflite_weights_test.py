@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import tflite_nets
 
-from dsg_tf import errors, qtypes, uniform, weight_scales
+from dsg_tf.core import errors
+from dsg_tf.quant import qtypes, uniform, weight_scales
 from dsg_tf.tflite import flatbuffer, weights
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 import tiny_graphs
 
-from dsg_tf import bn_statistics, classifier_head, input_domain
+from dsg_tf.analysis import bn_statistics, classifier_head, input_domain
 from dsg_tf.synthesis import natural_images
 
 EPSILON = 1e-3

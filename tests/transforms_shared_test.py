@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from benchmarks import cases
-from dsg_tf.graph import evaluation, loading
+from dsg_tf.graph import evaluation
+from dsg_tf.graph.load import loading
 from dsg_tf.transforms import cross_layer_equalization, fold_batch_norm
 
 _SAMPLES = 16

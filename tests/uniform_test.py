@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies
 
-from dsg_tf import qtypes, uniform
+from dsg_tf.quant import qtypes, uniform
 
 _FINITE = strategies.floats(
     -1e6, 1e6, allow_nan=False, allow_infinity=False, width=32

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from dsg_tf import output_fidelity, output_kinds, verdict
+from dsg_tf.fidelity import output_fidelity, output_kinds, verdict
 
 _KIND = output_kinds.Kind
 

@@ -7,8 +7,9 @@ import pytest
 import tensorflow as tf
 import tiny_graphs
 
-from dsg_tf import linear_layers, qtypes, weight_scales
+from dsg_tf.analysis import linear_layers
 from dsg_tf.graph import ir
+from dsg_tf.quant import qtypes, weight_scales
 from dsg_tf.transforms import weight_rounding
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dsg_tf import qtypes, weight_scales
+from dsg_tf.quant import qtypes, weight_scales
 
 _TENSOR = qtypes.Granularity.TENSOR
 

@@ -19,7 +19,10 @@ from rich import console as rich_console
 from rich import table as rich_table
 
 import dsg_tf
-from dsg_tf import classifiers, cli, config, quiet, synthesis_config
+from dsg_tf.command_line import cli
+from dsg_tf.config import run_config, synthesis_config
+from dsg_tf.core import quiet
+from dsg_tf.fidelity import classifiers
 from tools import digits
 
 _OUTPUT_DIR = flags.DEFINE_string(
@@ -77,7 +80,7 @@ def run(output_dir: pathlib.Path, seed: int) -> rich_table.Table:
         dsg_tf.quantize_model(
             str(_MODEL),
             output=str(output),
-            config=config.PipelineConfig(synthesis=synthesis),
+            config=run_config.PipelineConfig(synthesis=synthesis),
         )
         seconds = time.perf_counter() - start
         add_row(_TITLES[name], output, f"{seconds:.0f}")

@@ -20,19 +20,18 @@ from typing import Any
 
 from absl import flags, logging
 
-from dsg_tf import (
-    batch,
+from dsg_tf import figures
+from dsg_tf.batch import __main__ as batch
+from dsg_tf.batch import (
     batch_flags,
     batch_models,
     batch_plan,
-    cli,
-    errors,
-    figures,
-    files,
     run_record,
     run_table,
     schedule,
 )
+from dsg_tf.command_line import cli
+from dsg_tf.core import errors, files
 from tools import paper, paper_table
 
 _USAGE = """

@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.framework import function_pb2, node_def_pb2
 
-from dsg_tf import qtypes
+from dsg_tf.quant import qtypes
 
 # Operations that hand their inputs on unchanged. IdentityN is how TensorFlow
 # marks a custom gradient (of silu, for instance), which a graph that was loaded

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import tensorflow as tf
 from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 
-from dsg_tf import disk_space, errors, staging
+from dsg_tf.core import disk_space, errors, staging
 from dsg_tf.graph import ir
 
 _SIGNATURE = "serving_default"

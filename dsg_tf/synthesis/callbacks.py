@@ -12,7 +12,7 @@ from collections.abc import Collection, Sequence
 import keras
 import numpy as np
 
-from dsg_tf import progress
+from dsg_tf.core import progress
 
 
 class BatchNormTargets(keras.callbacks.Callback):
@@ -247,7 +247,7 @@ class ShowProgress(keras.callbacks.Callback):
     """Counts steps on a progress display.
 
     Args:
-      stage: what counts; see `dsg_tf.progress`.
+      stage: what counts; see `dsg_tf.core.progress`.
       steps: steps that one batch counts for, also where it ends earlier.
     """
 

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from dsg_tf import bn_statistics
+from dsg_tf.analysis import bn_statistics
 from dsg_tf.graph import frozen, ir, padding, strided, tapped
 from dsg_tf.synthesis import losses
 from dsg_tf.transforms import fold_batch_norm

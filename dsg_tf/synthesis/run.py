@@ -14,20 +14,16 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from dsg_tf import (
-    bn_statistics,
-    classifier_head,
-    input_domain,
-    progress,
-    samples,
-    synthesis_config,
-)
+from dsg_tf.analysis import bn_statistics, classifier_head, input_domain
+from dsg_tf.config import synthesis_config
+from dsg_tf.core import progress
 from dsg_tf.graph import frozen, ir
+from dsg_tf.samples import sample_sets
 from dsg_tf.synthesis import callbacks as callbacks_lib
 from dsg_tf.synthesis import (
-    edge_trial,
-    input_space,
     natural_images,
+    padding_trial,
+    sample_space,
     settling,
 )
 from dsg_tf.synthesis import synthesizer as synthesizer_lib
@@ -50,7 +46,7 @@ def synthesize(
     folder: str | os.PathLike,
     key: str,
     callbacks: Sequence[keras.callbacks.Callback] = (),
-) -> samples.SampleFolder:
+) -> sample_sets.SampleFolder:
     """Makes `count` samples in `folder`, going on where a killed run stopped.
 
     Args:
@@ -73,7 +69,7 @@ def synthesize(
     if config.most_steps is None:
         config = dataclasses.replace(config, most_steps=config.steps)
     float_graph = with_float_inputs(graph)
-    store = samples.SampleFolder(
+    store = sample_sets.SampleFolder(
         folder / "samples.parts",
         shapes={p.name: p.shape[1:] for p in graph.inputs},
         dtypes={p.name: p.dtype.as_numpy_dtype for p in graph.inputs},
@@ -110,18 +106,18 @@ def synthesize(
         )
 
     steps = min(config.steps, config.most_steps)
-    if steps < 2 * edge_trial.STEPS and config.fill == "auto":
+    if steps < 2 * padding_trial.STEPS and config.fill == "auto":
         # A trial would take longer than the samples.
         config = dataclasses.replace(config, fill="wrap")
-    fills = edge_trial.candidates(float_graph.inputs, domains, config)
+    fills = padding_trial.candidates(float_graph.inputs, domains, config)
     if _EDGES in store.notes:
         fills = (store.notes[_EDGES]["fill"],)
     tries = len(fills) if len(fills) > 1 else 0
-    total = len(starts) * steps + tries * edge_trial.STEPS
+    total = len(starts) * steps + tries * padding_trial.STEPS
     with progress.task("synthesis", total, unit="steps") as stage:
         stage.skip((len(starts) - len(open_starts)) * steps)
         if tries:
-            chosen, model, distances = edge_trial.decide(
+            chosen, model, distances = padding_trial.decide(
                 fills,
                 build=of_fill,
                 optimise=functools.partial(_try, stage=stage),
@@ -302,7 +298,7 @@ def _noise(graph, config, domains, store, starts) -> None:
         values = {}
         for port in graph.inputs:
             domain = domains[port.name]
-            space = input_space.InputSpace.of(port, domain, config)
+            space = sample_space.InputSpace.of(port, domain, config)
             noise = natural_images.white(rng, space.shape)
             values[port.name] = domain.finish(space.to_model(noise))
         store.write(start, values, np.full(config.batch_size, -1))

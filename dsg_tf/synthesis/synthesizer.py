@@ -16,18 +16,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from dsg_tf import (
-    bn_statistics,
-    classifier_head,
-    input_domain,
-    synthesis_config,
-)
+from dsg_tf.analysis import bn_statistics, classifier_head, input_domain
+from dsg_tf.config import synthesis_config
 from dsg_tf.graph import frozen, ir
 from dsg_tf.synthesis import (
-    input_space,
     losses,
     measured,
     natural_images,
+    sample_space,
     settling,
 )
 
@@ -52,7 +48,7 @@ class Targets:
 class Synthesizer(keras.Model):
     """Samples as trainable variables of a loss on a frozen graph.
 
-    What the variables are, `input_space.InputSpace` says: samples in
+    What the variables are, `sample_space.InputSpace` says: samples in
     deviations from the domain's mean, or what images are made of.
 
     Args:
@@ -93,7 +89,7 @@ class Synthesizer(keras.Model):
         self._head = head
         self._config = config
         self._spaces = {
-            port.name: input_space.InputSpace.of(
+            port.name: sample_space.InputSpace.of(
                 port, domains[port.name], config
             )
             for port in self._graph.inputs

@@ -17,8 +17,9 @@ from absl import logging
 from ai_edge_litert import schema_py_generated as schema
 from tensorflow.lite.python import convert_phase
 
-from dsg_tf import errors, qtypes, quiet
-from dsg_tf.tflite import flatbuffer, policy
+from dsg_tf.core import errors, quiet
+from dsg_tf.quant import qtypes
+from dsg_tf.tflite import flatbuffer, op_support
 
 _IO_DTYPES = {
     "float32": tf.float32,
@@ -85,7 +86,7 @@ def by_converter(
         32-bit activations, which this road does not have.
     """
     check_io_type(io_type, activation_bits)
-    if activation_bits == policy.FLOAT_BITS:
+    if activation_bits == op_support.FLOAT_BITS:
         raise errors.UserError(
             "--exporter=tflite_converter",
             got="--activation_bits=32 (integer weights, float activations)",
@@ -119,7 +120,7 @@ def by_converter(
     )
     model = _named(_convert(converter), function, input_names, output_names)
     # Asked for integers only, it still leaves some operations float.
-    found = [] if allow_float_ops else policy.float_ops(model)
+    found = [] if allow_float_ops else op_support.float_ops(model)
     if found:
         raise errors.UserError(
             f"integer export with {activation_bits}-bit activations",
@@ -144,7 +145,7 @@ def check_io_type(io_type: str, activation_bits: int) -> None:
     fitting = {
         8: ("float32", "int8", "uint8"),
         16: ("float32", "int16"),
-        policy.FLOAT_BITS: ("float32",),
+        op_support.FLOAT_BITS: ("float32",),
     }
     if activation_bits not in fitting:
         raise errors.UserError(

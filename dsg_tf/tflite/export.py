@@ -16,15 +16,16 @@ from absl import logging
 from ai_edge_litert import schema_py_generated as schema
 from litert_quantizer import algorithm_manager, quantizer
 
-from dsg_tf import errors, qtypes, quiet, uniform
+from dsg_tf.core import errors, quiet
+from dsg_tf.quant import qtypes, uniform
 from dsg_tf.tflite import (
     convert,
     flatbuffer,
+    op_aliases,
+    op_support,
     plan,
-    policy,
     recipe,
-    separation,
-    stand_ins,
+    unshare,
     weights,
 )
 
@@ -98,20 +99,20 @@ def export(
     options = options or weights.Options()
     if not allow_float_ops:
         refuse_float_ops(float_tflite, activation_bits=activation_bits)
-    view = separation.separated(flatbuffer.read(float_tflite))
+    view = unshare.separated(flatbuffer.read(float_tflite))
     chosen = weights.choose(view, options)
     planned = plan.make(
         view, ranges, chosen=chosen, activation_bits=activation_bits
     )
     _put_weights_on_grid(view, planned)
     model = _quantize(
-        stand_ins.disguised(flatbuffer.write(view.raw), activation_bits),
+        op_aliases.disguised(flatbuffer.write(view.raw), activation_bits),
         recipe.rules(
             view, planned, activation_bits=activation_bits, io_type=io_type
         ),
         recipe.statistics(view, planned),
     )
-    model = _mended(stand_ins.revealed(model, view), view, planned)
+    model = _mended(op_aliases.revealed(model, view), view, planned)
     tensors = {
         name: weights.Quantized(params)
         for name, params in planned.activations.items()
@@ -132,7 +133,7 @@ def refuse_float_ops(float_tflite: bytes, *, activation_bits: int = 8) -> None:
     Raises:
       UserError: listing them.
     """
-    found = policy.unsupported_ops(
+    found = op_support.unsupported_ops(
         float_tflite, activation_bits=activation_bits
     )
     if found:
@@ -231,7 +232,7 @@ def _quantize(
             rule.scope,
             rule.op,
             rule.config,
-            none if rule.config is None else policy.ALGORITHM,
+            none if rule.config is None else op_support.ALGORITHM,
         )
     verbosity = logging.get_verbosity()
     # It logs every tensor that it touches.

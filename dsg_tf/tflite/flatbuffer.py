@@ -15,7 +15,8 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.tools import flatbuffer_utils
 
-from dsg_tf import errors, qtypes
+from dsg_tf.core import errors
+from dsg_tf.quant import qtypes
 
 
 def _names(enum_class) -> dict[int, str]:

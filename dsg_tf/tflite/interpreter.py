@@ -13,7 +13,8 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from ai_edge_litert import interpreter as litert
 
-from dsg_tf import errors, quiet, uniform
+from dsg_tf.core import errors, quiet
+from dsg_tf.quant import uniform
 from dsg_tf.tflite import flatbuffer
 
 

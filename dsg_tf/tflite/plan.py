@@ -11,8 +11,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Collection, Mapping
 
-from dsg_tf import errors, qtypes, uniform
-from dsg_tf.tflite import flatbuffer, policy, weights
+from dsg_tf.core import errors
+from dsg_tf.quant import qtypes, uniform
+from dsg_tf.tflite import flatbuffer, op_support, weights
 
 # XNNPACK refuses a whole file in which input_scale * weight_scale /
 # output_scale reaches 2^8; half of that leaves room for rounding.
@@ -74,7 +75,7 @@ def make(
     Raises:
       UserError: ranges are missing.
     """
-    if activation_bits == policy.FLOAT_BITS:
+    if activation_bits == op_support.FLOAT_BITS:
         return _weights_alone(view, chosen)
     resolver = _Resolver(view, ranges, chosen, activation_bits)
     grids = resolver.activations()
@@ -110,7 +111,7 @@ def _float_ops(
     return tuple(
         (op.name, view.tensors[op.outputs[0]].name)
         for op in view.ops
-        if op not in integer_ops and policy.touches_float(view, op)
+        if op not in integer_ops and op_support.touches_float(view, op)
     )
 
 
@@ -126,12 +127,12 @@ class _Resolver:
     ):
         self._view = view
         self._bits = activation_bits
-        self._spec = policy.activation_spec(activation_bits)
+        self._spec = op_support.activation_spec(activation_bits)
         self._chosen = chosen
         self.integer_ops = [
             op
             for op in view.ops
-            if not policy.reason_for_float(op, activation_bits)
+            if not op_support.reason_for_float(op, activation_bits)
         ]
         self._ranges = self._checked(ranges)
         self._adopt_output_ranges()
@@ -160,7 +161,7 @@ class _Resolver:
             if not self._is_float_constant(index):
                 continue
             tensor = self._view.tensors[index]
-            if policy.scales(op) is policy.Scales.AS_OUTPUT:
+            if op_support.scales(op) is op_support.Scales.AS_OUTPUT:
                 params = grids[op.outputs[0]]
                 codes = uniform.quantize(self._view.constant(tensor), params)
                 found[tensor.name] = weights.Quantized(params, codes)
@@ -192,13 +193,13 @@ class _Resolver:
         free = {
             index
             for op in self.integer_ops
-            if policy.scales(op) is not policy.Scales.FIXED
-            and policy.scales(op) is not policy.Scales.AS_INPUT
+            if op_support.scales(op) is not op_support.Scales.FIXED
+            and op_support.scales(op) is not op_support.Scales.AS_INPUT
             for index in op.outputs
             if index in self._ranges and len(view.consumers[index]) == 1
         } - set(view.outputs)
         for op in reversed(self.integer_ops):
-            if policy.scales(op) is not policy.Scales.AS_OUTPUT:
+            if op_support.scales(op) is not op_support.Scales.AS_OUTPUT:
                 continue
             for index in op.inputs:
                 if index in free:
@@ -215,13 +216,13 @@ class _Resolver:
         index: int,
         grids: Mapping[int, qtypes.QuantParams],
     ) -> qtypes.QuantParams:
-        kind = policy.scales(op)
-        if kind is policy.Scales.FIXED:
-            scale, zero_point = policy.FIXED_OUTPUTS[op.name][self._bits]
+        kind = op_support.scales(op)
+        if kind is op_support.Scales.FIXED:
+            scale, zero_point = op_support.FIXED_OUTPUTS[op.name][self._bits]
             return qtypes.QuantParams(
                 scale, zero_point, self._spec.qmin, self._spec.qmax
             )
-        if kind is policy.Scales.AS_INPUT:
+        if kind is op_support.Scales.AS_INPUT:
             for source in op.inputs:
                 if source in grids:
                     return grids[source]
@@ -247,7 +248,7 @@ class _Resolver:
         """Below this the kernels refuse the file, or end the process."""
         tensor = weights.operand(self._view, op)
         if tensor is not None:
-            where = policy.WEIGHTS[op.name]
+            where = op_support.WEIGHTS[op.name]
             data = float(grids[op.inputs[where.data]].scale[0])
             product = data * float(self._chosen.grids[tensor.index].scale.max())
             bias = weights.bias_operand(self._view, op)

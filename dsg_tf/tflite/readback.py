@@ -12,8 +12,8 @@ import dataclasses
 
 import numpy as np
 
-from dsg_tf import qtypes
-from dsg_tf.tflite import export, flatbuffer, policy, weights
+from dsg_tf.quant import qtypes
+from dsg_tf.tflite import export, flatbuffer, op_support, weights
 
 # One unit in the last place of float32; ours have come back exact so far.
 _SCALE_TOLERANCE = 2.0**-23
@@ -121,7 +121,9 @@ def _check_float_ops(
     allowed = set(requested.float_ops)
     count = 0
     for op in view.ops:
-        if op.name in policy.CONVERSIONS or not policy.touches_float(view, op):
+        if op.name in op_support.CONVERSIONS or not op_support.touches_float(
+            view, op
+        ):
             continue
         name = view.tensors[op.outputs[0]].name
         if (op.name, name) not in allowed:
@@ -157,7 +159,7 @@ def _target(
     if made and name not in requested.tensors:
         name = view.tensors[producer.inputs[0]].name
         for reader in view.consumers[tensor.index]:
-            if policy.scales(reader) is policy.Scales.AS_OUTPUT:
+            if op_support.scales(reader) is op_support.Scales.AS_OUTPUT:
                 name = view.tensors[reader.outputs[0]].name
     target = requested.tensors.get(name)
     if target is not None and tensor.dtype == "float32":

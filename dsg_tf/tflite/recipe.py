@@ -13,8 +13,8 @@ import numpy as np
 from litert_quantizer import qtyping
 from litert_quantizer.utils import tfl_flatbuffer_utils
 
-from dsg_tf import qtypes
-from dsg_tf.tflite import flatbuffer, plan, policy, weights
+from dsg_tf.quant import qtypes
+from dsg_tf.tflite import flatbuffer, op_support, plan, weights
 
 EVERYWHERE = ".*"
 
@@ -53,7 +53,7 @@ def rules(
       The rules; none where nothing is to be quantized.
     """
     found = []
-    if activation_bits != policy.FLOAT_BITS:
+    if activation_bits != op_support.FLOAT_BITS:
         found += _activation_rules(activation_bits, io_type)
     return found + _weight_rules(view, planned, activation_bits)
 
@@ -98,18 +98,18 @@ def _activation_rules(activation_bits: int, io_type: str) -> list[Rule]:
         Rule(
             EVERYWHERE,
             names.ALL_SUPPORTED,
-            policy.op_config(activation_bits, channel),
+            op_support.op_config(activation_bits, channel),
         ),
         # Its kernels take one scale for the whole second operand.
         Rule(
             EVERYWHERE,
             names.BATCH_MATMUL,
-            policy.op_config(activation_bits, tensor),
+            op_support.op_config(activation_bits, tensor),
         ),
     ]
     if io_type in ("float32", "uint8"):
         config = (
-            policy.op_config(activation_bits, channel, unsigned=True)
+            op_support.op_config(activation_bits, channel, unsigned=True)
             if io_type == "uint8"
             else None
         )
@@ -146,8 +146,8 @@ def _weight_rules(
     return [
         Rule(
             rf"\A(?:{'|'.join(map(re.escape, found))})\Z",
-            policy.quantizer_name(name),
-            policy.op_config(activation_bits, granularity, packed=packed),
+            op_support.quantizer_name(name),
+            op_support.op_config(activation_bits, granularity, packed=packed),
         )
         for (name, packed, granularity), found in scopes.items()
     ]

@@ -14,7 +14,7 @@ import functools
 
 import numpy as np
 
-from dsg_tf import qtypes, uniform
+from dsg_tf.quant import qtypes, uniform
 
 # Float32 multiples of a float32 scale are within 2^-17 steps of their integers.
 # What is further off than this was not rounded to the grid.

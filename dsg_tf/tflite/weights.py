@@ -12,8 +12,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from dsg_tf import errors, qtypes, uniform, weight_scales
-from dsg_tf.tflite import flatbuffer, policy, weight_grids
+from dsg_tf.core import errors
+from dsg_tf.quant import qtypes, uniform, weight_scales
+from dsg_tf.tflite import flatbuffer, op_support, weight_grids
 
 # A bias above 2^30 steps is too near to the end of int32, where LiteRT
 # Quantizer saturates in silence (of 64-bit biases too) and INT32_MIN comes
@@ -102,7 +103,7 @@ def operand(
     view: flatbuffer.Model, op: flatbuffer.Op
 ) -> flatbuffer.Tensor | None:
     """The weights of an operation; None where it has none in the file."""
-    where = policy.WEIGHTS.get(op.name)
+    where = op_support.WEIGHTS.get(op.name)
     if where is None:
         return None
     tensor = view.tensors[op.inputs[where.weight]]
@@ -113,7 +114,7 @@ def bias_operand(
     view: flatbuffer.Model, op: flatbuffer.Op
 ) -> flatbuffer.Tensor | None:
     """The constant bias of an operation with weights; None without one."""
-    where = policy.WEIGHTS[op.name]
+    where = op_support.WEIGHTS[op.name]
     index = op.inputs[where.bias] if where.bias < len(op.inputs) else -1
     if index < 0 or not view.tensors[index].constant:
         return None
@@ -138,7 +139,7 @@ def choose(view: flatbuffer.Model, options: Options) -> Chosen:
         tensor = operand(view, op)
         if tensor is None or tensor.index in grids:
             continue
-        values, axis = view.constant(tensor), policy.WEIGHTS[op.name].axis
+        values, axis = view.constant(tensor), op_support.WEIGHTS[op.name].axis
         given = [g for g in options.grids if g.matches(values, axis)]
         matched.update(map(id, given))
         if given:
@@ -214,7 +215,7 @@ def quantized_bias(
     bias = bias_operand(view, op)
     if bias is None:
         return {}
-    data = activations[op.inputs[policy.WEIGHTS[op.name].data]]
+    data = activations[op.inputs[op_support.WEIGHTS[op.name].data]]
     own = found[operand(view, op).name].params
     scale = data.scale.astype(np.float64) * own.scale.astype(np.float64)
     codes = np.rint(view.constant(bias) / scale).astype(np.int64)
@@ -259,7 +260,7 @@ def _scale_floor(
     Returns:
       (channels,) or (), float64.
     """
-    where = policy.WEIGHTS[op.name]
+    where = op_support.WEIGHTS[op.name]
     input_scale = float(activations[op.inputs[where.data]].scale[0])
     output_scale = float(activations[op.outputs[0]].scale[0])
     floor = np.float64(_MIN_MULTIPLIER * output_scale / input_scale)

@@ -4,11 +4,11 @@ Rounding to nearest is not what changes a layer's output least. Layer by layer
 in topological order, AdaRound learns for each weight whether to round down or
 up, so that the layer, fed by the layers that are rounded already, gives what
 it gave in the float network (asymmetric reconstruction, through the activation
-behind it). `dsg_tf.learned_rounding` has the arithmetic.
+behind it). `dsg_tf.transforms.learned_rounding` has the arithmetic.
 
-A layer is seen as a product of rows (`dsg_tf.layer_rows`): patches from random
-positions of all samples, computed once a layer and held within a memory bound.
-The bias is set so that the mean of each output channel is that of the float
+A layer is seen as a product of rows (`dsg_tf.analysis.layer_rows`): patches
+from random positions of all samples, computed once a layer and held within a
+memory bound. The bias is set so that the mean of each output channel is that of the float
 network, so that no bias correction is left to do.
 
 References:
@@ -24,16 +24,10 @@ from typing import Protocol
 
 import numpy as np
 
-from dsg_tf import (
-    layer_edits,
-    layer_rows,
-    learned_rounding,
-    linear_layers,
-    qtypes,
-    uniform,
-)
+from dsg_tf.analysis import layer_edits, layer_rows, linear_layers
 from dsg_tf.graph import evaluation, ir, walk
-from dsg_tf.transforms import pass_report
+from dsg_tf.quant import qtypes, uniform
+from dsg_tf.transforms import learned_rounding, pass_report
 
 # Rows of one layer: at most so many, in at most so many bytes.
 MAX_ROWS = 8192

@@ -24,7 +24,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from dsg_tf import channel_paths, layer_edits, linear_layers
+from dsg_tf.analysis import channel_paths, layer_edits, linear_layers
 from dsg_tf.graph import evaluation, ir
 from dsg_tf.transforms import pass_report
 

@@ -22,7 +22,8 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import tensorflow as tf
 
-from dsg_tf import channel_statistics, errors, layer_edits, linear_layers
+from dsg_tf.analysis import channel_statistics, layer_edits, linear_layers
+from dsg_tf.core import errors
 from dsg_tf.graph import evaluation, frozen, ir, tapped
 from dsg_tf.transforms import pass_report
 

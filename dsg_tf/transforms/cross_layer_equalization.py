@@ -27,7 +27,12 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from dsg_tf import channel_paths, channel_statistics, layer_edits, linear_layers
+from dsg_tf.analysis import (
+    channel_paths,
+    channel_statistics,
+    layer_edits,
+    linear_layers,
+)
 from dsg_tf.graph import evaluation, ir
 from dsg_tf.transforms import pass_report
 

@@ -20,7 +20,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from dsg_tf import bn_statistics, layer_edits, linear_layers
+from dsg_tf.analysis import bn_statistics, layer_edits, linear_layers
 from dsg_tf.graph import ir, memo
 from dsg_tf.transforms import pass_report
 

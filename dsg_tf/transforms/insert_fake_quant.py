@@ -17,9 +17,10 @@ from collections.abc import Mapping
 import numpy as np
 import tensorflow as tf
 
-from dsg_tf import linear_layers, qtypes, uniform
-from dsg_tf import quantization_points as points_lib
+from dsg_tf.analysis import linear_layers
+from dsg_tf.analysis import quantization_points as points_lib
 from dsg_tf.graph import evaluation, ir
+from dsg_tf.quant import qtypes, uniform
 from dsg_tf.transforms import pass_report
 
 _NAME = "insert_fake_quant"

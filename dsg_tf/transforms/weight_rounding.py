@@ -6,8 +6,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from dsg_tf import layer_edits, linear_layers, qtypes, uniform
+from dsg_tf.analysis import layer_edits, linear_layers
 from dsg_tf.graph import ir
+from dsg_tf.quant import qtypes, uniform
 from dsg_tf.transforms import pass_report
 
 

@@ -19,7 +19,9 @@ from collections.abc import Callable, Sequence
 
 from absl import flags
 
-from dsg_tf import cli, errors, local_runner
+from dsg_tf.batch import local_runner
+from dsg_tf.command_line import cli
+from dsg_tf.core import errors
 from tools.faults import (
     cases,
     disks,

@@ -110,7 +110,8 @@ def _models(work: pathlib.Path) -> None:
     import tensorflow as tf
     import tf_keras
 
-    from dsg_tf.graph import loading, writing
+    from dsg_tf.graph import writing
+    from dsg_tf.graph.load import loading
 
     model = network(keras)
     model.export(work / SAVED_MODEL, verbose=False)
@@ -154,7 +155,7 @@ _COLUMNS = {"evaluate": {**_DATA, "quantized": "key1"}, "float": _DATA}
 
 def _record(work: pathlib.Path) -> None:
     """The record of a batch as a batch writes it, with a row of each kind."""
-    from dsg_tf import run_record
+    from dsg_tf.batch import run_record
 
     (work / RECORD).mkdir()
     record = run_record.RunRecord(work / RECORD)

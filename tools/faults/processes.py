@@ -120,7 +120,7 @@ def warm() -> None:
     import tf_keras  # noqa: F401
     from tensorflow.python.eager import context
 
-    from dsg_tf import classifiers, pipeline, report  # noqa: F401
+    from dsg_tf import pipeline, report  # noqa: F401
 
     # The one that waits for signals only reads a pipe.
     own = [t for t in threading.enumerate() if t.name != "signals"]

@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Sequence
 
-from dsg_tf import stages
+from dsg_tf.core import stages
 from tools.faults import (
     cases,
     commands,

@@ -1,0 +1,1 @@
+"""What a graph tells: BatchNorm layers, linear layers, channels, domains."""

@@ -1,0 +1,1 @@
+"""Many models, widths and seeds, from one command. No TensorFlow."""

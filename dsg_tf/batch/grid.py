@@ -1,0 +1,69 @@
+"""Grids of runs: every combination of the values of some axes."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+
+from dsg_tf.core import errors
+
+
+def span(axes: Mapping[str, Sequence[str]]) -> list[dict[str, str]]:
+    """Every combination of the axes' values; the last axis varies fastest.
+
+    Args:
+      axes: values by axis, as texts. An axis without values is left out: the
+        default of what it stands for holds.
+
+    Raises:
+      errors.UserError: a value is empty, or there twice.
+
+    Example:
+      >>> span({"weight_bits": ["4", "8"], "seed": ["0"], "recipe": []})
+      [{'weight_bits': '4', 'seed': '0'}, {'weight_bits': '8', 'seed': '0'}]
+    """
+    given = {name: list(values) for name, values in axes.items() if values}
+    for name, values in given.items():
+        if "" in values or len(set(values)) < len(values):
+            raise errors.UserError(
+                f"--{name}",
+                got=repr(",".join(values)),
+                expected="values, comma-separated, each of them once",
+            )
+    return [
+        dict(zip(given, point, strict=True))
+        for point in itertools.product(*given.values())
+    ]
+
+
+# Values that tell by themselves what they are values of.
+_SPEAKING = (
+    "granularity",
+    "recipe",
+    "weight_rounding",
+    "range_method",
+    "io_type",
+    "exporter",
+)
+# Named by the folders above and below, or by the widths.
+_ELSEWHERE = ("method", "seed", "weight_bits", "activation_bits")
+
+
+def label(
+    point: Mapping[str, str], *, weight_bits: int, activation_bits: int
+) -> str:
+    """A folder's name that tells a point of the grid by its widths first.
+
+    Example:
+      >>> label(
+      ...     {"granularity": "tensor", "steps": "50", "seed": "1"},
+      ...     weight_bits=4,
+      ...     activation_bits=8,
+      ... )
+      'W4A8-tensor-steps50'
+    """
+    parts = [f"W{weight_bits}A{activation_bits}"]
+    for name, value in point.items():
+        if name not in _ELSEWHERE:
+            parts.append(value if name in _SPEAKING else f"{name}{value}")
+    return "-".join(parts)

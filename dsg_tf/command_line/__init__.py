@@ -1,0 +1,1 @@
+"""Flags, flagfiles and how a command ends. No TensorFlow."""

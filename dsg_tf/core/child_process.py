@@ -1,0 +1,64 @@
+"""Runs a module of dsg_tf in a process that may crash or hang.
+
+Native readers trust the files that they are given. What a damaged file does to
+one is first seen in a child; the parent goes on and says it in one line.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple
+
+
+class Ended(NamedTuple):
+    """How a child has ended.
+
+    Attributes:
+      code: exit code; negative, the number of a signal.
+      fault: what it died of, in words; empty where it ended by itself.
+      said: the last line that it wrote to standard output.
+    """
+
+    code: int
+    fault: str
+    said: str
+
+
+def run(module: str, argv: Sequence[str], *, limit_s: float) -> Ended:
+    """Runs `python -m module` with the same packages, and waits for its end.
+
+    Args:
+      module: `dsg_tf.tflite.rehearsal` for instance.
+      argv: its arguments.
+      limit_s: seconds after which it is killed.
+
+    Raises:
+      OSError: no process can be started.
+
+    Example:
+      >>> run("dsg_tf.graph.load.hdf5_rehearsal", ["absent.h5"], limit_s=60)
+      Ended(code=0, fault='', said='')
+    """
+    package = pathlib.Path(__file__).absolute().parent.parent
+    search = [str(package), *filter(None, sys.path)]
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", module, *argv],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=limit_s,
+            check=False,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(search)},
+        )
+    except subprocess.TimeoutExpired:
+        return Ended(-signal.SIGKILL, f"not done after {limit_s:.0f} s", "")
+    said = done.stdout.decode(errors="replace").strip().splitlines()
+    fault = ""
+    if done.returncode < 0:
+        fault = signal.Signals(-done.returncode).name
+    return Ended(done.returncode, fault, said[-1] if said else "")

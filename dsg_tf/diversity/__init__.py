@@ -1,0 +1,1 @@
+"""How samples differ from each other, in numbers and pictures."""

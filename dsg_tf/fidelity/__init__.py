@@ -1,0 +1,1 @@
+"""How close a result is to the float model, and the verdict."""

@@ -1,0 +1,300 @@
+"""From a function that computes the outputs to the graph, with its checks.
+
+Every format ends here: a concrete function, and what its owner calls its
+inputs and outputs. What the rest of dsg_tf relies on is checked once: no
+side effects, dense numbers with a batch axis as inputs, finite weights, and
+known dimensions.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from dsg_tf.core import errors
+from dsg_tf.graph import frozen, inlining, ir
+from dsg_tf.graph.load import open_shapes, safety, sizes
+
+_INFERENCE = (
+    "export the model for inference: model.export(path), or a tf.function that"
+    " calls it with training=False"
+)
+# A constant of these is a weight, never a mask of -inf.
+_WEIGHTED_OPS = frozenset(
+    {
+        "BiasAdd",
+        "Conv2D",
+        "Conv2DBackpropInput",
+        "Conv3D",
+        "DepthwiseConv2dNative",
+        "FusedBatchNorm",
+        "FusedBatchNormV2",
+        "FusedBatchNormV3",
+        "MatMul",
+    }
+)
+
+Shapes = open_shapes.Shapes
+
+
+@dataclasses.dataclass(frozen=True)
+class Endpoint:
+    """What a loader finds in a model.
+
+    Attributes:
+      function: computes the outputs, in inference mode.
+      inputs: names of its inputs, in the order of `function.inputs` without
+        the captured ones.
+      outputs: names of its flat outputs.
+    """
+
+    function: tf.types.experimental.ConcreteFunction
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+    @classmethod
+    def of(cls, function: tf.types.experimental.ConcreteFunction) -> Endpoint:
+        """With the names that the function's own signature gives."""
+        return cls(function, input_names(function), output_names(function))
+
+
+def to_graph(
+    endpoint: Endpoint,
+    subject: str,
+    *,
+    input_shapes: Shapes | None = None,
+    default_shape: open_shapes.Shape | None = None,
+    allow_unsafe_ops: bool = False,
+) -> ir.Graph:
+    """Freezes an endpoint, checks it, and completes its input shapes.
+
+    Args:
+      endpoint: the endpoint.
+      subject: what errors call the model.
+      input_shapes: see `loading.load`.
+      default_shape: see `loading.load`.
+      allow_unsafe_ops: accept graphs that touch files or call Python.
+
+    Raises:
+      errors.UserError: as `loading.load`.
+    """
+    if not allow_unsafe_ops:
+        safety.check_function(endpoint.function, subject)
+    _refuse_writes(endpoint.function, subject)
+    _refuse_bad_variables(endpoint.function, subject)
+    _refuse_promises(endpoint.function, subject)
+    try:
+        graph = frozen.freeze(
+            endpoint.function,
+            input_names=endpoint.inputs,
+            output_names=endpoint.outputs,
+        )
+    except ValueError as error:
+        raise errors.UserError(
+            subject,
+            got=f"a graph that cannot be frozen ({_first_line(error)})",
+            expected="an inference graph",
+            remedy=_INFERENCE,
+        ) from error
+    graph = _with_numeric_outputs(graph, subject)
+    graph = _without_unused_inputs(graph)
+    _check_inputs(graph, subject)
+    _refuse_bad_constants(graph, subject)
+    graph = open_shapes.complete(
+        graph, subject, input_shapes, default=default_shape
+    )
+    sizes.check_graph(graph, subject)
+    return graph
+
+
+def input_names(
+    function: tf.types.experimental.ConcreteFunction,
+) -> tuple[str, ...]:
+    """Names of the inputs, in the order of `function.inputs`.
+
+    A signature of keyword arguments is known by its keys, everything else by
+    the names of its tensor specs.
+    """
+    _, keywords = function.structured_input_signature
+    specs = tf.nest.flatten(
+        function.structured_input_signature, expand_composites=True
+    )
+    specs = [s for s in specs if isinstance(s, tf.TypeSpec)]
+    fed = len(function.inputs) - len(function.captured_inputs)
+    if all(isinstance(s, tf.TensorSpec) for s in specs) and len(specs) == fed:
+        if len(keywords) == fed:
+            # tf.nest orders dictionaries by their keys.
+            return tuple(sorted(keywords))
+        names = [s.name for s in specs]
+        if all(names) and len(set(names)) == fed:
+            return tuple(names)
+    return tuple(t.op.name for t in function.inputs[:fed])
+
+
+def output_names(
+    function: tf.types.experimental.ConcreteFunction,
+) -> tuple[str, ...]:
+    """Names of the flat outputs: the keys of a dictionary, or `output_<i>`."""
+    structured = function.structured_outputs
+    count = len(function.outputs)
+    if isinstance(structured, Mapping) and len(structured) == count:
+        return tuple(sorted(structured))
+    return tuple(f"output_{i}" for i in range(count))
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0] if len(lines[0]) <= 160 else lines[0][:157] + "..."
+
+
+def _refuse_writes(
+    function: tf.types.experimental.ConcreteFunction, subject: str
+) -> None:
+    """A graph that assigns to variables is a training graph."""
+    graph_def = function.graph.as_graph_def()
+    library = {f.signature.name: f for f in graph_def.library.function}
+    stack = list(graph_def.node)
+    seen: set[str] = set()
+    while stack:
+        node = stack.pop()
+        if node.op.startswith(
+            ("Assign", "ResourceApply", "ResourceScatter", "ApplyGradient")
+        ):
+            raise errors.UserError(
+                subject,
+                got=f"a graph that changes variables ({node.op} {node.name})",
+                expected="an inference graph",
+                remedy=_INFERENCE,
+            )
+        for name in inlining.called_functions(node):
+            if name in library and name not in seen:
+                seen.add(name)
+                stack += library[name].node_def
+
+
+def _refuse_promises(
+    function: tf.types.experimental.ConcreteFunction, subject: str
+) -> None:
+    """Refuses tensors that freezing would make and no memory can hold."""
+    graph_def = function.graph.as_graph_def()
+    sizes.check_promises(graph_def.node, subject)
+    for inner in graph_def.library.function:
+        sizes.check_promises(inner.node_def, subject)
+
+
+def _refuse_bad_variables(
+    function: tf.types.experimental.ConcreteFunction, subject: str
+) -> None:
+    for variable in function.variables:
+        if variable.dtype.is_floating:
+            values = np.asarray(variable.numpy())
+            if not np.isfinite(values).all():
+                raise _bad_weights(subject, variable.name, values)
+
+
+def _refuse_bad_constants(graph: ir.Graph, subject: str) -> None:
+    """NaN nowhere; infinity only where it may be a mask or a bound."""
+    for node in graph:
+        if node.op != "Const" or not graph.dtype(node.output).is_floating:
+            continue
+        values = graph.literal(node.output)
+        if np.isfinite(values).all():
+            continue
+        weighted = any(
+            c.op in _WEIGHTED_OPS for c in graph.consumers(node.output)
+        )
+        if weighted or np.isnan(values).any():
+            raise _bad_weights(subject, node.name, values)
+
+
+def _bad_weights(
+    subject: str, name: str, values: np.ndarray
+) -> errors.UserError:
+    nan, bad = int(np.isnan(values).sum()), int((~np.isfinite(values)).sum())
+    return errors.UserError(
+        subject,
+        got=f"{nan} NaN and {bad - nan} infinite among the {values.size} values"
+        f" of {name.removesuffix(':0')!r}",
+        expected="finite weights",
+        remedy="the training of this model diverged or the file is damaged;"
+        " export it again",
+    )
+
+
+def _with_numeric_outputs(graph: ir.Graph, subject: str) -> ir.Graph:
+    """Leaves out outputs that are no numbers: names of classes, tables."""
+    kept = [p for p in graph.outputs if p.dtype.is_floating]
+    kept = kept or [p for p in graph.outputs if p.dtype.is_integer]
+    if not kept:
+        kinds = ", ".join(f"{p.name}: {p.dtype.name}" for p in graph.outputs)
+        raise errors.UserError(
+            subject,
+            got=f"no numeric output ({kinds or 'none at all'})",
+            expected="a function that returns float tensors",
+            remedy="choose another --signature, or export one that returns"
+            " the scores",
+        )
+    if len(kept) == len(graph.outputs):
+        return graph
+    names = sorted(
+        f"{p.name} ({p.dtype.name})" for p in graph.outputs if p not in kept
+    )
+    logging.warning("outputs that are left out: %s", ", ".join(names))
+    return graph.replace_nodes({}, outputs=kept)
+
+
+def _without_unused_inputs(graph: ir.Graph) -> ir.Graph:
+    """Leaves out inputs that no output depends on, such as `training`."""
+    read = {
+        node.name
+        for port in graph.outputs
+        for node in graph.ancestors(port.tensor)
+    }
+    kept = [p for p in graph.inputs if ir.node_name(p.tensor) in read]
+    if len(kept) == len(graph.inputs):
+        return graph
+    names = sorted(p.name for p in graph.inputs if p not in kept)
+    logging.warning("inputs that no output reads: %s", ", ".join(names))
+    return graph.replace_nodes({}, inputs=kept)
+
+
+def _check_inputs(graph: ir.Graph, subject: str) -> None:
+    ports = {ir.node_name(port.tensor): port for port in graph.inputs}
+    if not ports:
+        raise errors.UserError(
+            subject,
+            got="a function whose outputs depend on no input",
+            expected="a model of at least one input",
+            remedy="choose another --signature",
+        )
+    for node in graph:
+        if node.op == "Placeholder" and node.name not in ports:
+            raise errors.UserError(
+                subject,
+                got=f"{graph.dtype(node.output).name} {node.name!r}, which is"
+                " neither an input nor a variable",
+                expected="a graph of tensors and variables alone",
+                remedy="export a function without lookup tables and other"
+                " resources",
+            )
+    for port in ports.values():
+        dtype = port.dtype
+        if not (dtype.is_floating or dtype.is_integer) or dtype.is_quantized:
+            raise errors.UserError(
+                f"{subject}, input {port.name!r}",
+                got=f"{dtype.name} values",
+                expected="float or integer values",
+                remedy="export a function that starts behind the decoding, or"
+                " choose another --signature",
+            )
+        if port.shape == ():
+            raise errors.UserError(
+                f"{subject}, input {port.name!r}",
+                got="a scalar",
+                expected="a batch of samples",
+                remedy="export a function in which it is fixed",
+            )

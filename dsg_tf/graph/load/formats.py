@@ -1,0 +1,186 @@
+"""What kind of model lies at a path; says what to do with the other kinds.
+
+The content decides, not the name: files are renamed, and a download that
+failed still ends in `.h5`.
+"""
+
+from __future__ import annotations
+
+import enum
+import pathlib
+import zipfile
+
+from dsg_tf.core import errors
+from dsg_tf.graph.load import model_files
+
+EXPECTED = model_files.EXPECTED
+
+SAVED_MODEL_FILES = (
+    "saved_model.pb",
+    "saved_model.pbtxt",
+    "saved_model.cpb",
+)
+_HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
+_WHOLE_MODEL = "save the whole model: model.export(path)"
+_CONVERT = "convert it to a SavedModel first"
+
+# What it is and what to do with it, by the end of the name.
+_OTHER_FILES = {
+    ".tflite": (
+        "a .tflite file, which is the result",
+        "quantize the SavedModel or Keras model that it was made from",
+    ),
+    ".onnx": ("an ONNX model", f"{_CONVERT}, for instance with onnx2tf"),
+    ".pt": ("a PyTorch model", _CONVERT),
+    ".pth": ("a PyTorch model", _CONVERT),
+    ".safetensors": ("weights without a graph", _CONVERT),
+    ".mlmodel": ("a Core ML model", _CONVERT),
+    ".weights.h5": ("weights without a graph", _WHOLE_MODEL),
+    ".index": ("a checkpoint, weights without a graph", _WHOLE_MODEL),
+    ".ckpt": ("a checkpoint, weights without a graph", _WHOLE_MODEL),
+    ".data-00000-of-00001": (
+        "a checkpoint, weights without a graph",
+        _WHOLE_MODEL,
+    ),
+    ".pb": (
+        "a frozen GraphDef",
+        "import it in a tf.function and tf.saved_model.save that",
+    ),
+    ".pbtxt": (
+        "a GraphDef",
+        "import it in a tf.function and tf.saved_model.save that",
+    ),
+    ".json": ("a JSON file, no weights", _WHOLE_MODEL),
+    ".zip": ("an archive", "unpack it and pass the folder"),
+    ".tar": ("an archive", "unpack it and pass the folder"),
+    ".gz": ("an archive", "unpack it and pass the folder"),
+    ".tgz": ("an archive", "unpack it and pass the folder"),
+}
+
+
+class Format(enum.Enum):
+    """A kind of model that can be loaded."""
+
+    SAVED_MODEL = "SavedModel"
+    KERAS = ".keras"
+    HDF5 = ".h5"
+
+
+def identify(path: pathlib.Path) -> Format:
+    """The format of the model at `path`.
+
+    Args:
+      path: a file or folder.
+
+    Raises:
+      errors.UserError: nothing is there, or something that cannot be loaded,
+        a pipe or device for instance; says what it is and what to do with it.
+    """
+    if "://" in str(path) or ":/" in str(path)[2:]:
+        raise _unknown(path, "an address", "download it, and pass the folder")
+    model_files.check(path)
+    if path.is_dir():
+        return _identify_folder(path)
+    return _identify_file(path)
+
+
+def _identify_folder(path: pathlib.Path) -> Format:
+    names = {entry.name for entry in path.iterdir()}
+    if names & set(SAVED_MODEL_FILES):
+        return Format.SAVED_MODEL
+    if {"config.json", "model.weights.h5"} <= names:
+        return Format.KERAS
+    if not names:
+        raise _unknown(path, "an empty folder", "")
+    for file in SAVED_MODEL_FILES:
+        inner = sorted(path.glob(f"*/{file}"))
+        if inner:
+            raise _unknown(
+                path,
+                "a folder without saved_model.pb",
+                f"pass the folder in it: {inner[-1].parent}",
+            )
+    models = sorted(n for n in names if n.endswith((".keras", ".h5")))
+    if models:
+        raise _unknown(
+            path,
+            "a folder without saved_model.pb",
+            f"pass the file in it: {path / models[0]}",
+        )
+    if "checkpoint" in names or any(n.endswith(".index") for n in names):
+        raise _unknown(
+            path, "a checkpoint, weights without a graph", _WHOLE_MODEL
+        )
+    if "model.json" in names:
+        raise _unknown(
+            path,
+            "a TensorFlow.js model",
+            "pass the model that it was made from",
+        )
+    raise _unknown(path, "a folder without saved_model.pb", "")
+
+
+def _identify_file(path: pathlib.Path) -> Format:
+    try:
+        with path.open("rb") as file:
+            head = file.read(16)
+    except OSError as error:
+        raise _unknown(
+            path, f"a file that cannot be read ({error.strerror})", ""
+        ) from error
+    if path.name in SAVED_MODEL_FILES:
+        raise _unknown(
+            path, "a file of a SavedModel", f"pass its folder: {path.parent}"
+        )
+    suffix = path.suffix.lower()
+    if path.name.endswith(".weights.h5"):
+        suffix = ".weights.h5"
+    if suffix in _OTHER_FILES:
+        raise _unknown(path, *_OTHER_FILES[suffix])
+    if head[4:8] == b"TFL3":
+        raise _unknown(path, *_OTHER_FILES[".tflite"])
+    if head.startswith(_HDF5_MAGIC):
+        if suffix not in (".h5", ".hdf5"):
+            raise _unknown(
+                path, f"an HDF5 file named {suffix}", "rename it to .h5"
+            )
+        return Format.HDF5
+    if head.startswith(b"PK"):
+        return _identify_archive(path, suffix)
+    if suffix in (".keras", ".h5", ".hdf5"):
+        size = path.stat().st_size
+        raise _unknown(
+            path,
+            f"a damaged {suffix} file ({size} bytes that begin with"
+            f" {head[:4]!r})",
+            "download or save it again",
+        )
+    kind = f"a {suffix} file" if suffix else "a file of no known kind"
+    raise _unknown(path, kind, "")
+
+
+def _identify_archive(path: pathlib.Path, suffix: str) -> Format:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = set(archive.namelist())
+    except Exception as error:  # BadZipFile, NotImplementedError, ValueError
+        raise _unknown(
+            path, f"a damaged archive ({error})", "download or save it again"
+        ) from error
+    if {"config.json", "model.weights.h5"} <= names:
+        if suffix != ".keras":
+            raise _unknown(
+                path,
+                f"a .keras archive named {suffix or 'otherwise'}",
+                "rename it to .keras",
+            )
+        return Format.KERAS
+    if any(name.endswith("data.pkl") for name in names):
+        raise _unknown(path, *_OTHER_FILES[".pt"])
+    raise _unknown(path, *_OTHER_FILES[".zip"])
+
+
+def _unknown(path: pathlib.Path, got: str, remedy: str) -> errors.UserError:
+    return errors.UserError(
+        str(path), got=got, expected=EXPECTED, remedy=remedy
+    )

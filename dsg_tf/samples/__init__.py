@@ -1,0 +1,1 @@
+"""Arrays of samples and images, and the folder of a run. No TensorFlow."""

@@ -1,0 +1,96 @@
+"""Runs a .tflite of unknown origin once in a process that may die of it.
+
+The LiteRT interpreter trusts the file that it is given: offsets that lead
+nowhere, or shapes that fit into no memory, end the process. So a file that
+dsg_tf did not write itself is first read and run in a child process; what
+ends that one is one line here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pathlib
+import sys
+
+from dsg_tf.core import child_process, errors
+
+_SECONDS = 300
+# Offsets in a .tflite are of 31 bits.
+_MAX_BYTES = 2**31 - 1
+_EXPECTED = "a .tflite file that the LiteRT interpreter runs"
+_REMEDY = "the file is damaged; convert or download it again"
+
+
+def require_runs(path: str | os.PathLike) -> None:
+    """Refuses a .tflite that cannot be read and run once.
+
+    Args:
+      path: the file; it must be there.
+
+    Raises:
+      errors.UserError: it is damaged, or the interpreter does not take it; or
+        it ends or holds up the process that runs it.
+    """
+    size = os.path.getsize(path)
+    if size > _MAX_BYTES:
+        raise _damaged(path, f"a file of {size:,} bytes")
+    ended = child_process.run(
+        "dsg_tf.tflite.rehearsal", [os.fspath(path)], limit_s=_SECONDS
+    )
+    if ended.fault:
+        got = f"a file that ends its interpreter ({ended.fault})"
+        raise _damaged(path, got)
+    if ended.code:
+        got = "a file that its interpreter does not take"
+        with contextlib.suppress(ValueError, KeyError):
+            got = json.loads(ended.said)["got"]
+        raise _damaged(path, got)
+
+
+def run_once(path: str) -> None:
+    """Reads a .tflite and runs it on zeros.
+
+    Args:
+      path: the file.
+
+    Raises:
+      errors.UserError: it is no .tflite, or one that the kernels refuse.
+    """
+    import numpy as np
+
+    from dsg_tf.tflite import interpreter
+
+    model = interpreter.Interpreter(pathlib.Path(path).read_bytes())
+    zeros = {
+        name: np.zeros(tensor.shape[1:], np.float32)
+        for name, tensor in model.view.input_names().items()
+    }
+    model.run({name: value[np.newaxis] for name, value in zeros.items()})
+
+
+def _damaged(path: str | os.PathLike, got: str) -> errors.UserError:
+    return errors.UserError(
+        os.fspath(path), got=got[:300], expected=_EXPECTED, remedy=_REMEDY
+    )
+
+
+def _main(path: str) -> int:
+    # A crash is said by the parent, in one line.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    try:
+        run_once(path)
+    except errors.UserError as error:
+        got = error.got
+    except Exception as error:  # Each damage has its own kind of error.
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        got = f"a damaged file ({type(error).__name__}: {lines[0][:160]})"
+    else:
+        return 0
+    sys.stdout.write(json.dumps({"got": got}) + "\n")
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(_main(sys.argv[1]))
