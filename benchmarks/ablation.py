@@ -100,8 +100,7 @@ def score(
         )
         for bits in _BITS.value:
             widths = batch_flags.widths_apart({"bits": bits})
-            export = export_config.ExportConfig.of(
-                "balanced",
+            export = export_config.ExportConfig(
                 **{name: int(value) for name, value in widths.items()},
                 **export_changes,
             )

@@ -20,8 +20,8 @@ _WIDTHS = [*itertools.product((2, 4, 8), (4, 7, 8, 16, 32))]
 def _exports(recipe, widths, **changes):
     """The export of a recipe and widths; skips what there is not."""
     weight_bits, activation_bits = widths
-    return export_config.ExportConfig.of(
-        recipe,
+    return export_config.ExportConfig(
+        recipe=recipe,
         weight_bits=weight_bits,
         activation_bits=activation_bits,
         **changes,
@@ -45,7 +45,7 @@ def _complete(export=None, **given):
     return needs.complete(
         run_config.PipelineConfig(
             synthesis=synthesis,
-            export=export or export_config.ExportConfig.of("balanced"),
+            export=export or export_config.ExportConfig(),
         )
     )
 
@@ -106,7 +106,9 @@ class TestOfEveryRecipeAndWidth:
 
 
 def test_learned_rounding_asks_for_the_full_amount_at_8_bits():
-    export = export_config.ExportConfig.of("fast", weight_rounding="adaround")
+    export = export_config.ExportConfig(
+        recipe="fast", weight_rounding="adaround"
+    )
     assert needs.of(export) is needs.FULL
 
 

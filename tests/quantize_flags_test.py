@@ -109,3 +109,37 @@ def test_synthesis_takes_its_flags_alone():
     ) == run_config.PipelineConfig(
         synthesis=synthesis_config.SynthesisConfig(seed=3), verify_samples=5
     )
+
+
+@pytest.mark.parametrize("recipe", export_config.RECIPES)
+@pytest.mark.parametrize("weight_bits", [2, 4, 8])
+@pytest.mark.parametrize("activation_bits", export_config.ACTIVATION_BITS)
+@pytest.mark.parametrize("granularity", export_config.GRANULARITIES)
+def test_python_and_the_command_line_ask_for_the_same(
+    recipe, weight_bits, activation_bits, granularity
+):
+    fields = {
+        "recipe": recipe,
+        "weight_bits": weight_bits,
+        "activation_bits": activation_bits,
+        "granularity": granularity,
+    }
+    lines = [f"--{name}={value}" for name, value in fields.items()]
+    found = quantize_flags.parse(lines)
+    assert found.export == export_config.ExportConfig(**fields)
+    assert found == run_config.PipelineConfig(export=found.export)
+
+
+@pytest.mark.parametrize(
+    ("line", "subject"),
+    [
+        ("--weight_bits=9", "--weight_bits"),
+        ("--synthesis=jitter=2", "--synthesis=jitter"),
+        ("--steps=-1", "--steps"),
+        ("--verify_samples=0", "--verify_samples"),
+    ],
+)
+def test_errors_name_the_flag(line, subject):
+    with pytest.raises(errors.UserError) as caught:
+        quantize_flags.parse([line])
+    assert caught.value.subject == subject

@@ -7,35 +7,24 @@ from collections.abc import Mapping
 
 from absl import flags
 
+from dsg_tf.batch import grid
 from dsg_tf.command_line import flag_values, image_flags, quantize_flags
 from dsg_tf.config import synthesis_config
 from dsg_tf.core import errors
 
-# Flags of dsg_tf.quantize that take several values here, and `bits`, which
-# stands for two of them; each is an axis of the grid. The last one varies
-# fastest.
-AXES = (
-    "method",
-    "num_samples",
-    "steps",
-    "recipe",
-    "bits",
-    "weight_bits",
-    "activation_bits",
-    "granularity",
-    "weight_rounding",
-    "bias_correction",
-    "range_method",
-    "io_type",
-    "exporter",
-    "seed",
+_WIDTHS = ("weight_bits", "activation_bits")
+# The axes of the grid: flags of dsg_tf.quantize that take several values here,
+# and `bits`, which stands for two of them. The last one varies fastest.
+AXES = tuple(
+    axis
+    for name in grid.NAMES
+    for axis in (("bits", name) if name == _WIDTHS[0] else (name,))
 )
 # What a run gets from the batch itself, or what the batch sees to.
 _THRESHOLDS = ("min_agreement", "min_sqnr_db")
 _OWN = ("saved_model", "samples", "output", "resume", *_THRESHOLDS)
 # Methods that are no synthesis: images of --calibration_data.
 REAL = "real"
-_WIDTHS = ("weight_bits", "activation_bits")
 _BITS = re.compile(r"W([2-8])A([1-9][0-9]?)", re.IGNORECASE)
 
 GROUPS = {

@@ -293,8 +293,9 @@ class Maker:
     ) -> schedule.Run:
         config, export = point.config, point.config.export
         whole = dataclasses.asdict(config)
-        # Neither of these changes what is made.
+        # None of these changes what is made.
         del whole["resume"], whole["samples"], whole["min_sqnr_db"]
+        del whole["export"]["recipe"]
         if images:
             # How samples would be made is nothing to images.
             whole["synthesis"] = {"seed": config.synthesis.seed}
@@ -341,7 +342,6 @@ class Maker:
                 **columns,
                 "model": self._model.name,
                 "method": point.method,
-                "recipe": point.values.get("recipe", "balanced"),
                 "label": label,
                 **settings,
             },

@@ -5,7 +5,15 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 
+from dsg_tf.config import export_config, options, synthesis_config
 from dsg_tf.core import errors
+
+# The options that a batch may span, by flag.
+OPTIONS = options.axes(
+    synthesis_config.SynthesisConfig, export_config.ExportConfig
+)
+# Their names; the last one varies fastest.
+NAMES = (*(name for name in OPTIONS if name != "seed"), "seed")
 
 
 def span(axes: Mapping[str, Sequence[str]]) -> list[dict[str, str]]:
@@ -36,19 +44,6 @@ def span(axes: Mapping[str, Sequence[str]]) -> list[dict[str, str]]:
     ]
 
 
-# Values that tell by themselves what they are values of.
-_SPEAKING = (
-    "granularity",
-    "recipe",
-    "weight_rounding",
-    "range_method",
-    "io_type",
-    "exporter",
-)
-# Named by the folders above and below, or by the widths.
-_ELSEWHERE = ("method", "seed", "weight_bits", "activation_bits")
-
-
 def label(
     point: Mapping[str, str], *, weight_bits: int, activation_bits: int
 ) -> str:
@@ -64,6 +59,9 @@ def label(
     """
     parts = [f"W{weight_bits}A{activation_bits}"]
     for name, value in point.items():
-        if name not in _ELSEWHERE:
-            parts.append(value if name in _SPEAKING else f"{name}{value}")
+        told = OPTIONS[name].option.axis
+        if told == options.BY_VALUE:
+            parts.append(value)
+        elif told == options.BY_NAME:
+            parts.append(f"{name}{value}")
     return "-".join(parts)

@@ -11,26 +11,11 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dsg_tf.batch import run_record
+from dsg_tf.batch import grid, run_record
 from dsg_tf.core import errors, files
 
 # Of a run's config, then of its metrics, in the table's order.
-_CONFIG = (
-    "model",
-    "method",
-    "weight_bits",
-    "activation_bits",
-    "granularity",
-    "recipe",
-    "weight_rounding",
-    "range_method",
-    "bias_correction",
-    "io_type",
-    "exporter",
-    "num_samples",
-    "steps",
-    "seed",
-)
+_CONFIG = ("model", *grid.NAMES)
 METRICS = (
     "top1_percent",
     "top1_standard_error_percent",

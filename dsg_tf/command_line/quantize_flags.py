@@ -6,164 +6,41 @@ here once, and each command line has it put into flags of its own.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from absl import flags
 
 from dsg_tf.command_line import flag_values
-from dsg_tf.config import export_config, run_config, synthesis_config
+from dsg_tf.config import export_config, options, run_config, synthesis_config
 from dsg_tf.core import errors
 
+CONFIGS = (
+    synthesis_config.SynthesisConfig,
+    export_config.ExportConfig,
+    run_config.PipelineConfig,
+)
+# In the order of `--help`.
+_TITLES = ("Model", "Samples", "Quantization", "Output", "Verification")
 
-def _define_model(values: flags.FlagValues) -> None:
+
+def _define_saved_model(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "saved_model",
         None,
         "SavedModel folder, .keras or .h5 file.",
         flag_values=values,
     )
-    flags.DEFINE_string(
-        "signature",
-        "",
-        "Signature of a SavedModel; default: serving_default.",
-        flag_values=values,
-    )
-    flags.DEFINE_list(
-        "tags",
-        [],
-        "Tags of a SavedModel's graph; default: the only one there is.",
-        flag_values=values,
-    )
-    flags.DEFINE_multi_string(
-        "input_shape",
-        [],
-        "Shape of one sample where the model leaves it open: 224,224,3; with"
-        " several inputs NAME=49,10,1, repeated.",
-        flag_values=values,
-    )
-    flags.DEFINE_list(
-        "input_range",
-        [],
-        "LOW,HIGH of the input values; default: recovered from the model.",
-        flag_values=values,
-    )
-    flags.DEFINE_bool(
-        "allow_unsafe_ops",
-        False,
-        "Accept a model whose graph reads or writes files or calls Python.",
-        flag_values=values,
-    )
 
 
-def _define_samples(values: flags.FlagValues) -> None:
-    flags.DEFINE_string(
-        "method",
-        "dsg",
-        f"How samples are made: {', '.join(synthesis_config.METHODS)}.",
-        flag_values=values,
-    )
-    flags.DEFINE_integer(
-        "num_samples",
-        None,
-        "Samples to calibrate with; default: as many as the widths need.",
-        flag_values=values,
-    )
-    flags.DEFINE_integer(
-        "batch_size",
-        None,
-        "Samples optimised together; default: as the widths need.",
-        flag_values=values,
-    )
-    flags.DEFINE_integer(
-        "steps",
-        None,
-        "Optimiser steps per batch; default: until the samples have settled, or"
-        " the method's.",
-        flag_values=values,
-    )
-    flags.DEFINE_integer(
-        "seed", 0, "Seed of all randomness.", flag_values=values
-    )
+def _define_synthesis(values: flags.FlagValues) -> None:
     flags.DEFINE_multi_string(
         "synthesis",
         [],
         "Any other field of SynthesisConfig as NAME=VALUE, repeated.",
-        flag_values=values,
-    )
-    flags.DEFINE_string(
-        "samples",
-        "",
-        "Your own samples (.npz, .npy), or a samples.npz of an earlier run;"
-        " nothing is synthesised then.",
-        flag_values=values,
-    )
-
-
-def _define_quantization(values: flags.FlagValues) -> None:
-    flags.DEFINE_string(
-        "recipe",
-        "balanced",
-        "fast (rounds to nearest), balanced (equalizes and learns rounding"
-        " where it pays) or best (always learns rounding); flags below override"
-        " it.",
-        flag_values=values,
-    )
-    flags.DEFINE_integer(
-        "weight_bits", 8, "Bits of weights: 2-8.", flag_values=values
-    )
-    flags.DEFINE_integer(
-        "activation_bits",
-        8,
-        "Bits of activations: 8 or 16; 32 leaves them float; 4-7 write a"
-        " simulated SavedModel.",
-        flag_values=values,
-    )
-    flags.DEFINE_string(
-        "granularity",
-        "channel",
-        "Weight scales per channel or per tensor.",
-        flag_values=values,
-    )
-    flags.DEFINE_string(
-        "weight_rounding",
-        None,
-        "nearest, or adaround (learned from the samples); default: the"
-        " recipe's.",
-        flag_values=values,
-    )
-    flags.DEFINE_bool(
-        "equalize",
-        None,
-        "Cross-layer equalization; default: the recipe's.",
-        flag_values=values,
-    )
-    flags.DEFINE_bool(
-        "absorb_bias",
-        None,
-        "High biases into the next layer; default: no.",
-        flag_values=values,
-    )
-    flags.DEFINE_string(
-        "bias_correction",
-        None,
-        "empirical (over the samples), analytic (from BatchNorm), auto"
-        " (analytic where it can be) or none; default: empirical.",
-        flag_values=values,
-    )
-    flags.DEFINE_string(
-        "range_method",
-        None,
-        f"Activation ranges: {', '.join(export_config.RANGE_METHODS)}; default:"
-        " minmax, below 8 bits the recipe's.",
-        flag_values=values,
-    )
-    flags.DEFINE_bool(
-        "keep_first_last_8bit",
-        False,
-        "8-bit weights in first and last layers.",
         flag_values=values,
     )
 
@@ -176,88 +53,62 @@ def _define_output(values: flags.FlagValues) -> None:
         " model and the widths. All else of the run goes to <output>.run/.",
         flag_values=values,
     )
-    flags.DEFINE_string(
-        "io_type",
-        "float32",
-        f"Type of inputs and outputs: {', '.join(export_config.IO_TYPES)}.",
-        flag_values=values,
-    )
-    flags.DEFINE_bool(
-        "packed",
-        False,
-        "Weights of at most 4 bits as int4, two in a byte.",
-        flag_values=values,
-    )
-    flags.DEFINE_string(
-        "exporter",
-        "litert",
-        "litert (LiteRT Quantizer, our ranges) or tflite_converter (samples as"
-        " representative dataset).",
-        flag_values=values,
-    )
-    flags.DEFINE_bool(
-        "allow_float_ops",
-        False,
-        "Accept operations without an integer kernel; they stay float.",
-        flag_values=values,
-    )
-    flags.DEFINE_bool(
-        "resume",
-        True,
-        "Go on with what a killed run had finished.",
-        flag_values=values,
-    )
 
 
-def _define_verification(values: flags.FlagValues) -> None:
-    flags.DEFINE_integer(
-        "verify_samples",
-        None,
-        "Further samples on which the .tflite is compared with the float"
-        " model; default: 8, or 16 where the widths need many samples.",
-        flag_values=values,
-    )
-    flags.DEFINE_float(
-        "min_agreement",
-        0.0,
-        "Least agreement with the float model, 0..1: of classes top-1, else the"
-        " share of the variance explained; below it the exit code is 2.",
-        flag_values=values,
-    )
-    flags.DEFINE_float(
-        "min_sqnr_db",
-        None,
-        "Least SQNR of an output around its own mean, dB; below it (default:"
-        " below 10), as for other doubtful results, the exit code is 2.",
-        flag_values=values,
-    )
-
-
-_DEFINITIONS = {
-    "Model": _define_model,
-    "Samples": _define_samples,
-    "Quantization": _define_quantization,
-    "Output": _define_output,
-    "Verification": _define_verification,
+# What is no field of a config, by the flag that it stands before.
+_OTHERS = {
+    "signature": _define_saved_model,
+    "samples": _define_synthesis,
+    "io_type": _define_output,
 }
 
 
-def _names(definition: Callable[[flags.FlagValues], None]) -> tuple[str, ...]:
-    values = flags.FlagValues()
-    definition(values)
-    return tuple(values)
+def _define_option(entry: options.Declared, values: flags.FlagValues) -> None:
+    """Defines the flag of a field."""
+    name, text, default = entry.flag, entry.option.help, entry.default
+    if name == "input_shape":
+        flags.DEFINE_multi_string(name, [], text, flag_values=values)
+        return
+    kinds = {
+        bool: flags.DEFINE_bool,
+        int: flags.DEFINE_integer,
+        float: flags.DEFINE_float,
+        str: flags.DEFINE_string,
+    }
+    define_one = kinds.get(entry.kind, flags.DEFINE_list)
+    if entry.kind is None:
+        default = []
+    define_one(name, default, text, flag_values=values)
 
 
-# The names of the flags, by the titles that --help has them under.
-GROUPS = {
-    title: _names(definition) for title, definition in _DEFINITIONS.items()
-}
+def _define_group(
+    title: str, values: flags.FlagValues, configs: Sequence[type]
+) -> None:
+    for config in configs:
+        for entry in options.declared(config).values():
+            if entry.option.group == title:
+                if entry.flag in _OTHERS:
+                    _OTHERS[entry.flag](values)
+                _define_option(entry, values)
 
 
-def define(values: flags.FlagValues) -> None:
+def groups(configs: Sequence[type] = CONFIGS) -> dict[str, tuple[str, ...]]:
+    """The names of the flags, by the titles that `--help` has them under."""
+    found = {}
+    for title in _TITLES:
+        values = flags.FlagValues()
+        _define_group(title, values, configs)
+        found[title] = tuple(values)
+    return found
+
+
+GROUPS = groups()
+
+
+def define(values: flags.FlagValues, configs: Sequence[type] = CONFIGS) -> None:
     """Defines every flag of `dsg_tf.quantize`."""
-    for definition in _DEFINITIONS.values():
-        definition(values)
+    for title in _TITLES:
+        _define_group(title, values, configs)
 
 
 def own_values() -> flags.FlagValues:
@@ -294,37 +145,63 @@ def pipeline_config(values: flags.FlagValues) -> run_config.PipelineConfig:
     Raises:
       errors.UserError: a flag's value is not valid.
     """
-    chosen = _given(
-        values,
-        "weight_rounding",
-        "equalize",
-        "absorb_bias",
-        "bias_correction",
-        "range_method",
-    )
-    return dataclasses.replace(
-        model_and_samples_config(values),
-        export=export_config.ExportConfig.of(
-            values.recipe,
-            exporter=values.exporter,
-            io_type=values.io_type,
-            weight_bits=values.weight_bits,
-            activation_bits=values.activation_bits,
-            granularity=values.granularity,
-            keep_first_last_8bit=values.keep_first_last_8bit,
-            packed=values.packed,
-            allow_float_ops=values.allow_float_ops,
-            **chosen,
-        ),
-        samples=values.samples,
-        min_agreement=values.min_agreement,
-        min_sqnr_db=values.min_sqnr_db,
-        resume=values.resume,
-    )
+    config = model_and_samples_config(values)
+    with naming_flags():
+        return dataclasses.replace(
+            config,
+            export=export_config.ExportConfig(
+                **fields(values, export_config.ExportConfig)
+            ),
+            samples=values.samples,
+            min_agreement=values.min_agreement,
+            min_sqnr_db=values.min_sqnr_db,
+            resume=values.resume,
+        )
+
+
+def fields(values: flags.FlagValues, config: type) -> dict[str, Any]:
+    """The values of a config's fields that have a flag of a simple kind.
+
+    Args:
+      values: parsed; flags that are not there are left out.
+      config: the class.
+    """
+    return {
+        name: values[entry.flag].value
+        for name, entry in options.declared(config).items()
+        if entry.kind is not None and entry.flag in values
+    }
+
+
+@contextlib.contextmanager
+def naming_flags() -> Iterator[None]:
+    """Errors about fields of a config become errors about their flags.
+
+    Example:
+      >>> with naming_flags():
+      ...     run_config.PipelineConfig(verify_samples=0)
+      Traceback (most recent call last):
+      dsg_tf.core.errors.UserError: --verify_samples: got 0; expected an \
+integer >= 1
+    """
+    try:
+        yield
+    except errors.UserError as error:
+        name, space, rest = error.subject.partition(" ")
+        for config in CONFIGS:
+            entry = options.declared(config).get(name)
+            if entry is not None:
+                raise errors.UserError(
+                    f"--{entry.flag}{space}{rest}",
+                    got=error.got,
+                    expected=error.expected,
+                    remedy=error.remedy,
+                ) from None
+        raise
 
 
 def model_fields(values: flags.FlagValues) -> dict[str, Any]:
-    """The fields of a `config.PipelineConfig` that say how to load a model.
+    """The fields of a `run_config.PipelineConfig` that say how to load a model.
 
     Raises:
       errors.UserError: a flag's value is not valid.
@@ -345,27 +222,20 @@ def model_and_samples_config(
     Raises:
       errors.UserError: a flag's value is not valid.
     """
-    changes = _given(values, "num_samples", "batch_size", "steps", "seed")
+    changes = fields(values, synthesis_config.SynthesisConfig)
+    method = changes.pop("method")
+    # What is open is the method's.
+    changes = {n: v for n, v in changes.items() if v is not None}
     for text in values.synthesis:
         changes |= parse_field(text)
-    return run_config.PipelineConfig(
-        synthesis=synthesis_config.SynthesisConfig.of(values.method, **changes),
-        **model_fields(values),
-        input_range=parse_range(values.input_range),
-        verify_samples=values.verify_samples,
-    )
+    with naming_flags():
+        return run_config.PipelineConfig(
+            synthesis=synthesis_config.SynthesisConfig.of(method, **changes),
+            **model_fields(values),
+            input_range=parse_range(values.input_range),
+            verify_samples=values.verify_samples,
+        )
 
-
-def _given(values: flags.FlagValues, *names: str) -> dict[str, object]:
-    """The flags among `names` that have a value, by name."""
-    return {
-        name: values[name].value
-        for name in names
-        if values[name].value is not None
-    }
-
-
-_KINDS = {kind.__name__: kind for kind in (bool, int, float, str)}
 
 _IN_WORDS = {
     bool: "true or false",
@@ -382,18 +252,15 @@ def parse_field(text: str) -> dict[str, object]:
       {'slack_percentile': 0.9}
     """
     name, _, value = text.partition("=")
-    fields = {
-        f.name: f for f in dataclasses.fields(synthesis_config.SynthesisConfig)
-    }
-    if name not in fields or name == "method":
+    known = options.declared(synthesis_config.SynthesisConfig)
+    if name not in known or name == "method":
         raise errors.UserError(
             "--synthesis",
             got=repr(text),
             expected="NAME=VALUE with one of "
-            + ", ".join(sorted(set(fields) - {"method"})),
+            + ", ".join(sorted(set(known) - {"method"})),
         )
-    # Of the annotation: a count that is open by default is None.
-    kind = _KINDS[fields[name].type.partition(" | ")[0]]
+    kind = known[name].kind
     words = {"true": True, "false": False}
     try:
         parsed = words[value.lower()] if kind is bool else kind(value)

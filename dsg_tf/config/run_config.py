@@ -11,9 +11,14 @@ import dataclasses
 import json
 import math
 import os
+from collections.abc import Mapping
 
-from dsg_tf.config import export_config, synthesis_config
+from dsg_tf.config import export_config, options, synthesis_config
 from dsg_tf.core import checks, errors
+
+_MODEL, _SAMPLES, _OUTPUT, _VERIFICATION = (
+    *("Model", "Samples", "Output", "Verification"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,21 +28,16 @@ class PipelineConfig:
     Attributes:
       synthesis: how samples are made; not used where `samples` is given.
       export: what is written.
-      samples: path of the user's own samples (.npz, .npy), or empty.
-      signature: the SavedModel's signature; empty chooses serving_default.
-      tags: the SavedModel's tags; empty chooses.
-      input_shapes: full or batch-less shape by input name; the name "" stands
-        for a model's only input.
-      input_range: bounds of the input values, (low, high), or None.
-      verify_samples: further samples, never used for calibration, on which
-        the .tflite is compared with the float graph; None for as many as are
-        optimised together (`dsg_tf.config.needs`).
-      min_agreement: the least agreement of an output with the float graph,
-        0..1: of classes top-1, of others see `verify.Fidelity`.
-      min_sqnr_db: the least signal to noise of an output around its own mean,
-        dB; None doubts what is below `verdict.LEAST_SQNR_DB`.
-      allow_unsafe_ops: accept graphs that touch files or call Python.
-      resume: go on with what a killed run of the same config had finished.
+      tags: a text is taken for one tag.
+      input_shapes: full or batch-less shape by input name, a dict or pairs; the
+        name "" stands for a model's only input, and a lone shape for its own.
+
+    Raises:
+      errors.UserError: a value is not valid.
+
+    Example:
+      >>> PipelineConfig(input_shapes={"x": (8, 8, 3)}).input_shapes
+      (('x', (8, 8, 3)),)
     """
 
     synthesis: synthesis_config.SynthesisConfig = dataclasses.field(
@@ -46,32 +46,99 @@ class PipelineConfig:
     export: export_config.ExportConfig = dataclasses.field(
         default_factory=export_config.ExportConfig
     )
-    samples: str = ""
-    signature: str = ""
-    tags: tuple[str, ...] = ()
-    input_shapes: tuple[tuple[str, tuple[int, ...]], ...] = ()
-    input_range: tuple[float, float] | None = None
-    verify_samples: int | None = None
-    min_agreement: float = 0.0
-    min_sqnr_db: float | None = None
-    allow_unsafe_ops: bool = False
-    resume: bool = True
+    signature: str = options.option(
+        "",
+        "Signature of a SavedModel; default: serving_default.",
+        group=_MODEL,
+    )
+    tags: tuple[str, ...] = options.option(
+        (),
+        "Tags of a SavedModel's graph; default: the only one there is.",
+        group=_MODEL,
+    )
+    input_shapes: tuple[tuple[str, tuple[int, ...]], ...] = options.option(
+        (),
+        "Shape of one sample where the model leaves it open: 224,224,3; with"
+        " several inputs NAME=49,10,1, repeated.",
+        group=_MODEL,
+        flag="input_shape",
+    )
+    input_range: tuple[float, float] | None = options.option(
+        None,
+        "LOW,HIGH of the input values; default: recovered from the model.",
+        group=_MODEL,
+    )
+    allow_unsafe_ops: bool = options.option(
+        False,
+        "Accept a model whose graph reads or writes files or calls Python.",
+        group=_MODEL,
+    )
+    samples: str = options.option(
+        "",
+        "Your own samples (.npz, .npy), or a samples.npz of an earlier run;"
+        " nothing is synthesised then.",
+        group=_SAMPLES,
+    )
+    resume: bool = options.option(
+        True,
+        "Go on with what a killed run had finished.",
+        group=_OUTPUT,
+    )
+    verify_samples: int | None = options.option(
+        None,
+        "Further samples on which the .tflite is compared with the float"
+        " model; default: 8, or 16 where the widths need many samples.",
+        group=_VERIFICATION,
+        least=1,
+    )
+    min_agreement: float = options.option(
+        0.0,
+        "Least agreement with the float model, 0..1: of classes top-1, else the"
+        " share of the variance explained; below it the exit code is 2.",
+        group=_VERIFICATION,
+        least=0.0,
+        most=1.0,
+    )
+    min_sqnr_db: float | None = options.option(
+        None,
+        "Least SQNR of an output around its own mean, dB; below it (default:"
+        " below 10), as for other doubtful results, the exit code is 2.",
+        group=_VERIFICATION,
+        least=0.0,
+    )
 
     def __post_init__(self):
-        if self.verify_samples is not None:
-            checks.require_int("--verify_samples", self.verify_samples, 1)
-        checks.require_bool("--resume", self.resume)
-        checks.require_number("--min_agreement", self.min_agreement, 0.0, 1.0)
-        if self.min_sqnr_db is not None:
-            checks.require_number(
-                "--min_sqnr_db", self.min_sqnr_db, 0.0, math.inf
-            )
-        checks.require_bool("--allow_unsafe_ops", self.allow_unsafe_ops)
         # A pathlib.Path is welcome; JSON wants text.
         object.__setattr__(self, "samples", os.fspath(self.samples))
+        tags = (self.tags,) if isinstance(self.tags, str) else self.tags
+        object.__setattr__(self, "tags", tuple(tags))
+        object.__setattr__(self, "input_shapes", _pairs(self.input_shapes))
+        options.check(self)
         if self.input_range is not None:
             _require_range(self.input_range)
         _require_shapes(self.input_shapes)
+
+
+def _pairs(shapes) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """(name, shape) of each input, from whatever form they are given in.
+
+    Raises:
+      errors.UserError: it is none of these.
+    """
+    if isinstance(shapes, Mapping):
+        shapes = tuple(shapes.items())
+    try:
+        shapes = tuple(shapes)
+        if shapes and all(isinstance(size, int) for size in shapes):
+            shapes = (("", shapes),)
+        return tuple((str(name), tuple(shape)) for name, shape in shapes)
+    except (TypeError, ValueError):
+        raise errors.UserError(
+            "input_shapes",
+            got=repr(shapes),
+            expected="a shape, or a dict of shapes by input name",
+            remedy="for instance input_shapes=(224, 224, 3)",
+        ) from None
 
 
 def _require_range(value) -> None:
@@ -81,10 +148,10 @@ def _require_range(value) -> None:
         low = high = math.nan
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
         raise errors.UserError(
-            "--input_range",
+            "input_range",
             got=repr(value),
             expected="two finite numbers, the smaller first",
-            remedy="for instance --input_range=-1,1",
+            remedy="for instance -1 and 1",
         )
 
 
@@ -92,13 +159,13 @@ def _require_shapes(pairs) -> None:
     names = [name for name, _ in pairs]
     for name, shape in pairs:
         for size in shape:
-            checks.require_int(f"--input_shape of {name!r}", size, 1)
+            checks.require_int(f"input_shapes of {name!r}", size, 1)
     if len(set(names)) < len(names) or ("" in names and len(names) > 1):
         raise errors.UserError(
-            "--input_shape",
+            "input_shapes",
             got=f"{len(names)} shapes for the inputs {sorted(set(names))}",
             expected="one for each input, with its name if there are several",
-            remedy="for instance --input_shape=image=224,224,3",
+            remedy="for instance 224,224,3 for the input image",
         )
 
 

@@ -7,9 +7,9 @@ docs/method.md holds the numbers.
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Any
 
+from dsg_tf.config import options
 from dsg_tf.core import checks, errors
 
 METHODS = ("dsg", "zeroq", "noise")
@@ -20,134 +20,210 @@ FILLS = ("auto", "wrap", "black")
 SCHEDULES = ("cosine", "plateau", "constant")
 
 
-def _subject(field: str) -> str:
-    """How a field of SynthesisConfig is called on the command line."""
-    return f"--{field}" if field in _OWN_FLAGS else f"--synthesis={field}"
+_SAMPLES = "Samples"
 
 
 @dataclasses.dataclass(frozen=True)
 class SynthesisConfig:
     """How samples are made. Every ingredient can be turned off.
 
-    Attributes:
-      method: `dsg`, `zeroq` or `noise`; see `SynthesisConfig.of`.
-      num_samples: samples to calibrate with; None as many as the widths need
-        (`dsg_tf.config.needs`).
-      batch_size: samples optimised together; a batch is a problem of its own.
-      steps: optimiser steps per batch; None as many as the widths need.
-      tolerance: how far the ranges of activations may lie from those that BN
-        tells, in bits (`synthesis.settling`): a batch that is farther off, or
-        has not reached its classes, gets twice the steps again and again, up
-        to `most_steps`. 0 makes `steps`, and no more.
-      most_steps: see `tolerance`; None for what the method's full amount is.
-      patience: steps without a fall of the loss by 1 % that end a batch; 0
-        never does.
-      learning_rate: Adam's, in deviations of the input domain per step.
-      schedule: how the rate falls: `cosine` to zero, `plateau` (by ten where
-        the loss has not fallen for `steps / 5`, as ZeroQ's code), `constant`.
-      seed: of all randomness.
-      initializer: `natural` (1/f noise, for image-shaped inputs) or
-        `gaussian`.
-      basis: what of natural images is optimised: `pixels`, or `spectrum`, the
-        coefficients of the noise that they are made of
-        (`synthesis.natural_images`).
-      scatter: whether natural images start with brightness, contrast and
-        sharpness of their own.
-      use_domain: start from the input domain's mean and deviation; otherwise
-        from N(0, 1) in the model's input units.
-      keep_domain: bring samples back into the domain's bounds at each step.
-      jitter: at each step the network sees every image-shaped sample shifted,
-        at random, by at most this share of its height and width, 0..1.
-      fill: what comes in at the edge of a shifted image: its other side
-        (`wrap`), or `black`, the domain's lower bound, as in random crops of
-        padded images; `auto` tries both and takes what fits BN's moments
-        better (`synthesis.edge_trial`).
-      mirror: it sees half of the colour images (3 or 4 channels) mirrored,
-        left for right.
-      normalize_loss: divide distances by sigma and by the number of channels.
-      sample_weight: weight of the moments of each sample, which pull samples
-        together where those of the batch let them differ.
-      batch_weight: weight of the moments of the whole batch.
-      slack_percentile: DSG's SDA: the percentile, 0..1, of noise probes'
-        distances that becomes the margin (section 3.2); 0 turns SDA off.
-      slack_probes: noise inputs that the margins are derived from.
-      slack_source: that noise: `natural`, what samples start as, or
-        `gaussian`, white as in the paper; or `share`, margins from the share of
-        BN's variance that lies between samples that start as `natural`.
-      layerwise_enhancement: DSG's LSE (section 3.3).
-      input_weight: weight of the input's own moments (ZeroQ's layer 0).
-      label_weight: weight of the cross-entropy to drawn classes, where a
-        classifier head is found.
-      label_temperature: divides the logits of that cross-entropy: how far
-        beyond certainty a class is asked for.
-      spread_weight: weight of the output-spread loss, for every other output.
-      prior_weight: weight of total variation, for image-shaped inputs.
+    Counts that are None are left to the widths; see `config.needs`.
+
+    Raises:
+      errors.UserError: a value, or a combination, is not valid.
+
+    Example:
+      >>> SynthesisConfig(steps=100).learning_rate
+      0.1
     """
 
-    method: str = "dsg"
-    num_samples: int | None = None
-    batch_size: int | None = None
-    steps: int | None = None
-    tolerance: float | None = None
-    most_steps: int | None = None
-    patience: int = 0
-    learning_rate: float = 0.1
-    schedule: str = "cosine"
-    seed: int = 0
-    initializer: str = "natural"
-    basis: str = "pixels"
-    scatter: bool = True
-    use_domain: bool = True
-    keep_domain: bool = True
-    jitter: float = 0.125
-    fill: str = "auto"
-    mirror: bool = True
-    normalize_loss: bool = True
-    sample_weight: float = 0.1
-    batch_weight: float = 1.0
-    slack_percentile: float = 0.9
-    slack_probes: int = 64
-    slack_source: str = "natural"
-    layerwise_enhancement: bool = True
-    input_weight: float = 0.0
-    label_weight: float = 0.5
-    label_temperature: float = 3.0
-    spread_weight: float = 0.1
-    prior_weight: float = 0.0
+    method: str = options.option(
+        "dsg",
+        f"How samples are made: {', '.join(METHODS)}.",
+        group=_SAMPLES,
+        choices=METHODS,
+        axis=options.ELSEWHERE,
+    )
+    num_samples: int | None = options.option(
+        None,
+        "Samples to calibrate with; default: as many as the widths need.",
+        group=_SAMPLES,
+        least=1,
+        axis=options.BY_NAME,
+    )
+    batch_size: int | None = options.option(
+        None,
+        "Samples optimised together; default: as the widths need.",
+        group=_SAMPLES,
+        least=1,
+    )
+    steps: int | None = options.option(
+        None,
+        "Optimiser steps per batch; default: until the samples have "
+        "settled, or the method's.",
+        group=_SAMPLES,
+        least=0,
+        axis=options.BY_NAME,
+    )
+    seed: int = options.option(
+        0,
+        "Seed of all randomness.",
+        group=_SAMPLES,
+        least=0,
+        axis=options.ELSEWHERE,
+    )
+    tolerance: float | None = options.option(
+        None,
+        "How far ranges of activations may lie from those that BN "
+        "tells, in bits: a batch that is farther off, or has not "
+        "reached its classes, gets as many steps again, up to "
+        "most_steps. 0 makes steps, and no more; default: as the widths "
+        "need.",
+        least=0.0,
+    )
+    most_steps: int | None = options.option(
+        None,
+        "See tolerance; default: the method's full amount.",
+        least=0,
+    )
+    patience: int = options.option(
+        0,
+        "Steps without a fall of the loss by 1 % that end a batch; 0 "
+        "never does.",
+        least=0,
+    )
+    learning_rate: float = options.option(
+        0.1,
+        "Adam's, in deviations of the input domain per step.",
+        least=0.0,
+        above_least=True,
+    )
+    schedule: str = options.option(
+        "cosine",
+        "How the rate falls: cosine to zero, plateau (by ten where the "
+        "loss has not fallen for a fifth of the steps, as ZeroQ's code) "
+        "or constant.",
+        choices=SCHEDULES,
+    )
+    initializer: str = options.option(
+        "natural",
+        "What samples start as: natural (1/f noise, for image-shaped "
+        "inputs) or gaussian.",
+        choices=INITIALIZERS,
+    )
+    basis: str = options.option(
+        "pixels",
+        "What of natural images is optimised: pixels, or spectrum, the "
+        "coefficients of the noise that they are made of.",
+        choices=BASES,
+    )
+    scatter: bool = options.option(
+        True,
+        "Natural images start with brightness, contrast and sharpness "
+        "of their own.",
+    )
+    use_domain: bool = options.option(
+        True,
+        "Start from the input domain's mean and deviation; else from "
+        "N(0, 1) in the model's input units.",
+    )
+    keep_domain: bool = options.option(
+        True,
+        "Bring samples back into the domain's bounds at each step.",
+    )
+    jitter: float = options.option(
+        0.125,
+        "At each step the network sees every image-shaped sample "
+        "shifted, at random, by at most this share of its height and "
+        "width.",
+        least=0.0,
+        most=1.0,
+    )
+    fill: str = options.option(
+        "auto",
+        "What comes in at the edge of a shifted image: its other side "
+        "(wrap), or black, the domain's lower bound, as in random crops "
+        "of padded images; auto tries both and takes what fits BN's "
+        "moments better.",
+        choices=FILLS,
+    )
+    mirror: bool = options.option(
+        True,
+        "At each step the network sees half of the colour images (3 or "
+        "4 channels) mirrored, left for right.",
+    )
+    normalize_loss: bool = options.option(
+        True,
+        "Divide distances by sigma and by the number of channels.",
+    )
+    sample_weight: float = options.option(
+        0.1,
+        "Weight of the moments of each sample, which pull samples "
+        "together where those of the batch let them differ.",
+        least=0.0,
+    )
+    batch_weight: float = options.option(
+        1.0,
+        "Weight of the moments of the whole batch.",
+        least=0.0,
+    )
+    slack_percentile: float = options.option(
+        0.9,
+        "DSG's SDA: the percentile, 0..1, of noise probes' distances "
+        "that becomes the margin (section 3.2); 0 turns SDA off.",
+        least=0.0,
+        most=1.0,
+    )
+    slack_probes: int = options.option(
+        64,
+        "Noise inputs that the margins are derived from.",
+        least=1,
+    )
+    slack_source: str = options.option(
+        "natural",
+        "That noise: natural, what samples start as, or gaussian, white "
+        "as in the paper; or share, margins from the share of BN's "
+        "variance that lies between samples that start as natural.",
+        choices=SLACK_SOURCES,
+    )
+    layerwise_enhancement: bool = options.option(
+        True,
+        "DSG's LSE (section 3.3).",
+    )
+    input_weight: float = options.option(
+        0.0,
+        "Weight of the input's own moments (ZeroQ's layer 0).",
+        least=0.0,
+    )
+    label_weight: float = options.option(
+        0.5,
+        "Weight of the cross-entropy to drawn classes, where a "
+        "classifier head is found.",
+        least=0.0,
+    )
+    label_temperature: float = options.option(
+        3.0,
+        "Divides the logits of that cross-entropy: how far beyond "
+        "certainty a class is asked for.",
+        least=0.0,
+        above_least=True,
+    )
+    spread_weight: float = options.option(
+        0.1,
+        "Weight of the output-spread loss, for every other output.",
+        least=0.0,
+    )
+    prior_weight: float = options.option(
+        0.0,
+        "Weight of total variation, for image-shaped inputs.",
+        least=0.0,
+    )
 
     def __post_init__(self):
-        checks.require_choice("--method", self.method, METHODS)
-        for name, choices in (
-            ("initializer", INITIALIZERS),
-            ("basis", BASES),
-            ("slack_source", SLACK_SOURCES),
-            ("fill", FILLS),
-            ("schedule", SCHEDULES),
-        ):
-            checks.require_choice(_subject(name), getattr(self, name), choices)
-        for name, least in _COUNTS.items():
-            if getattr(self, name) is not None:
-                checks.require_int(_subject(name), getattr(self, name), least)
-        if self.tolerance is not None:
-            checks.require_number(
-                _subject("tolerance"), self.tolerance, 0.0, math.inf
-            )
-        for name in _SWITCHES:
-            checks.require_bool(_subject(name), getattr(self, name))
-        for name in _WEIGHTS:
-            checks.require_number(
-                _subject(name), getattr(self, name), 0.0, math.inf
-            )
-        for name in ("learning_rate", "label_temperature"):
-            if getattr(self, name) == 0:
-                raise errors.UserError(
-                    _subject(name), got="0", expected="a number above 0"
-                )
-        for name in ("slack_percentile", "jitter"):
-            checks.require_number(_subject(name), getattr(self, name), 0.0, 1.0)
+        options.check(self)
         if self.basis == "spectrum" and self.initializer != "natural":
             raise errors.UserError(
-                _subject("basis"),
+                "basis",
                 got=f"'spectrum' with initializer={self.initializer}",
                 expected="'pixels', or initializer=natural: only images have a"
                 " spectrum to start with",
@@ -158,7 +234,7 @@ class SynthesisConfig:
         """Refuses a config that bears the name of a method that it is not."""
         if self.method == "noise" and self.steps != 0:
             raise errors.UserError(
-                "--steps",
+                "steps",
                 got=f"{self.steps} with the method noise",
                 expected="0: noise is not optimised",
             )
@@ -168,7 +244,7 @@ class SynthesisConfig:
             getattr(self, name) == _ZEROQ[name] for name in telling
         ):
             raise errors.UserError(
-                "--method",
+                "method",
                 got="'zeroq' with the fields of dsg",
                 expected="SynthesisConfig.of('zeroq')",
             )
@@ -187,7 +263,7 @@ class SynthesisConfig:
           >>> SynthesisConfig.of("zeroq").slack_percentile
           0.0
         """
-        checks.require_choice("--method", method, METHODS)
+        checks.require_choice("method", method, METHODS)
         fields: dict[str, Any] = {"method": method}
         if method == "zeroq":
             fields |= _ZEROQ
@@ -195,40 +271,6 @@ class SynthesisConfig:
             fields |= _NOISE
         return cls(**(fields | changes))
 
-
-# The fields that have a flag of their own; the others are set by --synthesis.
-_OWN_FLAGS = ("method", "num_samples", "batch_size", "steps", "seed")
-
-# Least values. None of the first four leaves the choice to `config.needs`.
-_COUNTS = {
-    "num_samples": 1,
-    "batch_size": 1,
-    "steps": 0,
-    "most_steps": 0,
-    "slack_probes": 1,
-    "patience": 0,
-    "seed": 0,
-}
-
-_SWITCHES = (
-    "scatter",
-    "use_domain",
-    "keep_domain",
-    "mirror",
-    "normalize_loss",
-    "layerwise_enhancement",
-)
-
-_WEIGHTS = (
-    "learning_rate",
-    "sample_weight",
-    "batch_weight",
-    "input_weight",
-    "label_weight",
-    "label_temperature",
-    "spread_weight",
-    "prior_weight",
-)
 
 _ZEROQ = {
     "steps": 500,

@@ -8,8 +8,8 @@ behind it). `dsg_tf.transforms.learned_rounding` has the arithmetic.
 
 A layer is seen as a product of rows (`dsg_tf.analysis.layer_rows`): patches
 from random positions of all samples, computed once a layer and held within a
-memory bound. The bias is set so that the mean of each output channel is that of the float
-network, so that no bias correction is left to do.
+memory bound. The bias is set so that the mean of each output channel is that
+of the float network, so that no bias correction is left to do.
 
 References:
   Nagel et al., "Up or Down? Adaptive Rounding for Post-Training Quantization",
