@@ -92,14 +92,14 @@ def _reaches(mean, deviation, channels: Sequence[int]) -> np.ndarray:
 
 
 def rounds(first: int, most: int) -> Iterator[int]:
-    """Steps of one round after the other: each twice as many as before.
+    """Steps of one round after the other: each doubles what is done.
 
     Example:
       >>> list(rounds(25, 300))
-      [25, 50, 100, 125]
+      [25, 25, 50, 100, 100]
     """
-    done, count = 0, first
+    done = 0
     while done < most:
-        count = min(count, most - done)
+        count = min(max(first, done), most - done)
         yield count
-        done, count = done + count, 2 * count
+        done += count
