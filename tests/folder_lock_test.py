@@ -19,7 +19,7 @@ _ROOT = pathlib.Path(__file__).absolute().parent.parent
 # Holds the folder and starts a worker that has the descriptor too.
 _HOLDER = """
 import pathlib, subprocess, sys, time
-from dsg_tf import folder_lock
+from dsg_tf.core import folder_lock
 with folder_lock.hold(pathlib.Path(sys.argv[1])) as lock:
     worker = subprocess.Popen(["sleep", sys.argv[2]], pass_fds=[lock])
     print(worker.pid, flush=True)

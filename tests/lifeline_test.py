@@ -15,7 +15,7 @@ from dsg_tf.core import lifeline
 _ROOT = pathlib.Path(__file__).absolute().parent.parent
 _CODE = """
 import os, time
-from dsg_tf import lifeline
+from dsg_tf.core import lifeline
 lifeline.follow()
 print(lifeline.ENVIRONMENT in os.environ, flush=True)
 time.sleep(30)

@@ -41,10 +41,10 @@ _BUILTINS = frozenset({"__import__", "compile", "eval", "exec"})
 # What may stay, each for its reason.
 _ALLOWED = {
     # Behind keras_files.check.
-    ("graph.keras_models", "keras.models.load_model"),
-    ("graph.keras_models", "tf_keras.models.load_model"),
+    ("graph.load.keras_models", "keras.models.load_model"),
+    ("graph.load.keras_models", "tf_keras.models.load_model"),
     # Behind safety.check_meta_graph of every graph in the file.
-    ("graph.saved_models", "tf.saved_model.load"),
+    ("graph.load.saved_models", "tf.saved_model.load"),
     # Of graphs that were loaded, checked and frozen before.
     ("graph.frozen", "tf.compat.v1.wrap_function"),
 }

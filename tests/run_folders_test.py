@@ -18,7 +18,7 @@ from dsg_tf.samples import run_folders, sample_sets
 _ROOT = pathlib.Path(__file__).absolute().parent.parent
 _HOLDER = """
 import pathlib, sys, time
-from dsg_tf import run_folders
+from dsg_tf.samples import run_folders
 with run_folders.claim(pathlib.Path(sys.argv[1])):
     print("at work", flush=True)
     time.sleep(60)

@@ -268,7 +268,7 @@ def test_record_that_is_not_there_is_not_made_for_reading(tmp_path):
 _WRITER = """
 import dataclasses, sys
 import run_record_test
-from dsg_tf import run_record
+from dsg_tf.batch import run_record
 record = run_record.RunRecord(sys.argv[1])
 row = run_record_test._row(metrics={"x": "y" * 20_000})
 for n in range(10_000):

@@ -19,7 +19,7 @@ _ROOT = pathlib.Path(__file__).absolute().parent.parent
 # Begins to write and never ends.
 _WRITER = """
 import pathlib, sys, time
-from dsg_tf import staging
+from dsg_tf.core import staging
 with staging.file(pathlib.Path(sys.argv[1])):
     print("writing", flush=True)
     time.sleep(60)

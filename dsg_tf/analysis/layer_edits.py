@@ -22,7 +22,7 @@ class Edit:
       graph: the graph that the layers were found in.
 
     Example:
-      >>> from dsg_tf.graph import loading
+      >>> from dsg_tf.graph.load import loading
       >>> graph = loading.load("examples/digits_saved_model")
       >>> layer = linear_layers.find(graph)[0]
       >>> edit = Edit(graph)

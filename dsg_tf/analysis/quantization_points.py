@@ -121,7 +121,7 @@ def find(graph: ir.Graph) -> Points:
       Its places.
 
     Example:
-      >>> from dsg_tf.graph import loading
+      >>> from dsg_tf.graph.load import loading
       >>> import tensorflow as tf
       >>> shifted = tf.function(
       ...     lambda x: tf.nn.relu(x + 1.0),

@@ -98,7 +98,7 @@ def calibrate_graph(
         size that is fixed to more than 1, NaN or infinity in a tensor (named).
 
     Example:
-      >>> from dsg_tf.graph import loading
+      >>> from dsg_tf.graph.load import loading
       >>> double = tf.function(
       ...     lambda x: 2.0 * x,
       ...     input_signature=[tf.TensorSpec((None, 2), name="x")],

@@ -81,7 +81,7 @@ def complete(config: run_config.PipelineConfig) -> run_config.PipelineConfig:
       config: any; of the methods, `dsg` alone has fewer than the full amount.
 
     Example:
-      >>> from dsg_tf import synthesis_config
+      >>> from dsg_tf.config import synthesis_config
       >>> given = synthesis_config.SynthesisConfig(steps=100)
       >>> config = run_config.PipelineConfig(synthesis=given)
       >>> found = complete(config)
@@ -115,7 +115,7 @@ def lines(config: run_config.PipelineConfig) -> list[str]:
     """What a config leaves open, as lines of a flagfile that decide it.
 
     Example:
-      >>> from dsg_tf import synthesis_config
+      >>> from dsg_tf.config import synthesis_config
       >>> given = synthesis_config.SynthesisConfig(num_samples=4)
       >>> lines(run_config.PipelineConfig(synthesis=given))[:2]
       ['--batch_size=8', '--steps=25']

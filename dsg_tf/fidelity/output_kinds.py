@@ -51,7 +51,7 @@ def find(graph: ir.Graph) -> dict[str, Kind]:
 
     Example:
       >>> import tensorflow as tf
-      >>> from dsg_tf.graph import loading
+      >>> from dsg_tf.graph.load import loading
       >>> heads = tf.function(
       ...     lambda x: {"tags": tf.sigmoid(x), "image": tf.tanh(x)},
       ...     input_signature=[tf.TensorSpec((None, 3), name="x")],

@@ -61,7 +61,7 @@ def judge(
 
     Example:
       >>> import numpy as np
-      >>> from dsg_tf import output_fidelity
+      >>> from dsg_tf.fidelity import output_fidelity
       >>> boxes = np.arange(24.0).reshape(6, 4)
       >>> dead = output_fidelity.compare(
       ...     boxes, np.ones((6, 4)), kind=output_kinds.Kind.VALUES

@@ -44,7 +44,7 @@ def as_dense(graph: ir.Graph) -> ir.Graph:
       graph: the graph.
 
     Example:
-      >>> from dsg_tf.graph import loading
+      >>> from dsg_tf.graph.load import loading
       >>> kernel = np.ones((1, 1, 1, 2), np.float32)
       >>> twice = tf.function(
       ...     lambda x: tf.nn.conv2d(x, 2 * kernel, 1, "SAME"),

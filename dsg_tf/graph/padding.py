@@ -23,7 +23,7 @@ def absorbed(graph: ir.Graph) -> ir.Graph:
     Example:
       >>> import numpy as np
       >>> import tensorflow as tf
-      >>> from dsg_tf.graph import loading
+      >>> from dsg_tf.graph.load import loading
       >>> ones = np.ones((3, 3, 1, 1), np.float32)
       >>> borders = [[0, 0], [1, 1], [1, 1], [0, 0]]
       >>> padded = tf.function(

@@ -70,7 +70,7 @@ def splice(
       returned them.
 
     Example:
-      >>> from dsg_tf.graph import loading
+      >>> from dsg_tf.graph.load import loading
       >>> graph = loading.load(
       ...     tf.function(
       ...         lambda x: 2.0 * tf.nn.relu(x),

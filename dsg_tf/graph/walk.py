@@ -27,7 +27,7 @@ class Walk:
       batch_size: samples at a time, where the graph's batch is open.
 
     Example:
-      >>> from dsg_tf.graph import loading
+      >>> from dsg_tf.graph.load import loading
       >>> graph = loading.load(
       ...     tf.function(
       ...         lambda x: 2.0 * tf.nn.relu(x),

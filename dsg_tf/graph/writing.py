@@ -38,7 +38,7 @@ def save(graph: ir.Graph, path: str | os.PathLike) -> None:
 
     Example:
       >>> import tempfile
-      >>> from dsg_tf.graph import loading
+      >>> from dsg_tf.graph.load import loading
       >>> double = tf.function(
       ...     lambda x: 2.0 * x,
       ...     input_signature=[tf.TensorSpec((None, 3), name="x")],

@@ -75,8 +75,8 @@ def adaround(
       to nearest, and the row says so; it says too which have no grid.
 
     Example:
-      >>> from dsg_tf import weight_scales
-      >>> from dsg_tf.graph import loading
+      >>> from dsg_tf.quant import weight_scales
+      >>> from dsg_tf.graph.load import loading
       >>> from dsg_tf.transforms import fold_batch_norm
       >>> graph = loading.load("examples/digits_saved_model")
       >>> graph, _ = fold_batch_norm.fold_batch_norm(graph)

@@ -75,7 +75,7 @@ def equalize(
       the smallest range of weights of the channels in between.
 
     Example:
-      >>> from dsg_tf.graph import loading
+      >>> from dsg_tf.graph.load import loading
       >>> from dsg_tf.transforms import fold_batch_norm
       >>> graph = loading.load("examples/digits_saved_model")
       >>> graph, _ = fold_batch_norm.fold_batch_norm(graph)

@@ -43,7 +43,7 @@ def fold_batch_norm(
       errors.UserError: as `bn_statistics.find`.
 
     Example:
-      >>> from dsg_tf.graph import loading
+      >>> from dsg_tf.graph.load import loading
       >>> graph = loading.load("examples/digits_saved_model")
       >>> folded, report = fold_batch_norm(graph)
       >>> len(report.skipped), len(bn_statistics.find(folded))

@@ -38,7 +38,7 @@ def quantization_points(graph: ir.Graph) -> tuple[str, ...]:
       whose grid the kernels prescribe (Softmax, Sigmoid, Tanh ...), too.
 
     Example:
-      >>> from dsg_tf.graph import loading
+      >>> from dsg_tf.graph.load import loading
       >>> shifted = tf.function(
       ...     lambda x: tf.nn.relu(x + 1.0),
       ...     input_signature=[tf.TensorSpec((None, 3), name="x")],
@@ -78,7 +78,7 @@ def insert(
         that FakeQuant cannot express.
 
     Example:
-      >>> from dsg_tf.graph import loading
+      >>> from dsg_tf.graph.load import loading
       >>> shifted = tf.function(
       ...     lambda x: tf.nn.relu(x + 1.0),
       ...     input_signature=[tf.TensorSpec((None, 3), name="x")],

@@ -28,8 +28,8 @@ def round_weights(
       theirs.
 
     Example:
-      >>> from dsg_tf import weight_scales
-      >>> from dsg_tf.graph import loading
+      >>> from dsg_tf.quant import weight_scales
+      >>> from dsg_tf.graph.load import loading
       >>> graph = loading.load("examples/digits_saved_model")
       >>> grids = {
       ...     layer.node: weight_scales.choose(layer.rows(), 4)
