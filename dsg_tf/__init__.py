@@ -44,6 +44,8 @@ _MODULE_OF = {
     "ExportConfig": "dsg_tf.config.export_config",
     "PipelineConfig": "dsg_tf.config.run_config",
     "SynthesisConfig": "dsg_tf.config.synthesis_config",
+    "Result": "dsg_tf.pipeline",
+    "SampleSet": "dsg_tf.samples.sample_sets",
     "UserError": "dsg_tf.core.errors",
     "quantize_model": "dsg_tf.pipeline",
     "representative_dataset": "dsg_tf.pipeline",
@@ -53,6 +55,8 @@ _MODULE_OF = {
 __all__ = [
     "ExportConfig",
     "PipelineConfig",
+    "Result",
+    "SampleSet",
     "SynthesisConfig",
     "UserError",
     "quantize_model",

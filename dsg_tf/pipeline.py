@@ -26,6 +26,7 @@ from dsg_tf.config import needs, run_config
 from dsg_tf.core import (
     checkpoints,
     disk_space,
+    errors,
     files,
     progress,
     stages,
@@ -44,7 +45,9 @@ class Result:
     """What a run leaves behind.
 
     Attributes:
-      output: the integer .tflite, or the SavedModel of a simulation.
+      output: the integer .tflite, or the SavedModel of a simulation. Without an
+        `output` asked for it lies in a temporary folder, which is deleted with
+        this object.
       run_folder: samples.npz, report.json and what else the run wrote.
       report: the report, as in report.json.
       passed: whether nothing is doubtful and the config's `min_agreement` and
@@ -55,13 +58,57 @@ class Result:
     run_folder: pathlib.Path
     report: dict
     passed: bool
+    _temporary: tempfile.TemporaryDirectory | None = dataclasses.field(
+        default=None, repr=False
+    )
+
+    @property
+    def tflite(self) -> bytes:
+        """The bytes of the .tflite.
+
+        Raises:
+          errors.UserError: the result is a simulation, a SavedModel.
+        """
+        if self.output.is_dir():
+            raise errors.UserError(
+                "Result.tflite",
+                got="a simulation, which no .tflite holds",
+                expected="a result with activations of 8, 16 or 32 bits",
+                remedy=f"its SavedModel is {self.output}",
+            )
+        return self.output.read_bytes()
+
+    def evaluate(self, inputs: np.ndarray, labels: np.ndarray) -> float:
+        """Top-1 of the result on labelled inputs, 0..1.
+
+        Args:
+          inputs: (N, ...), in model input units.
+          labels: class indices, (N,).
+
+        Raises:
+          errors.UserError: the model is no classifier with one input, or there
+            are other numbers of inputs and labels.
+        """
+        from dsg_tf.fidelity import classifiers
+
+        labels = np.asarray(labels)
+        if labels.shape != (len(inputs),):
+            raise errors.UserError(
+                "labels",
+                got=f"the shape {labels.shape}",
+                expected=f"({len(inputs)},), a class for each input",
+            )
+        predict = classifiers.load_predictor(str(self.output))
+        classes = classifiers.classify(predict, np.asarray(inputs))
+        return float(np.mean(classes == labels))
 
 
 def quantize_model(
-    model,
+    model: object,
     *,
-    output: str | os.PathLike,
+    output: str | os.PathLike | None = None,
     config: run_config.PipelineConfig | None = None,
+    samples: object = None,
     callbacks: Sequence = (),
     real: str | os.PathLike = "",
 ) -> Result:
@@ -72,7 +119,11 @@ def quantize_model(
         tf.Module or concrete function.
       output: the .tflite to write, or where activations of 4 to 7 bits are
         simulated the folder of a SavedModel. All else goes to `<output>.run/`.
+        None: into a temporary folder that lives as long as the result.
       config: what to do; by default int8 per channel by DSG samples.
+      samples: the user's own, or those of an earlier run, in place of the
+        config's: a path (.npz, .npy), an array (N, ...), arrays by input name,
+        or a SampleSet.
       callbacks: Keras callbacks to run during synthesis.
       real: real samples, a file as the config's `samples`, to which the report
         compares the diversity of those that calibrate; for nothing else.
@@ -88,22 +139,37 @@ def quantize_model(
       result = dsg_tf.quantize_model("net", output="net_int8.tflite")
       result.report["outputs"]["output_0"]["top1_agreement"]
     """
-    config = needs.complete(config or run_config.PipelineConfig())
+    config = config or run_config.PipelineConfig()
+    if samples is not None:
+        path = run_config.IN_MEMORY
+        if isinstance(samples, str | os.PathLike):
+            path = os.fspath(samples)
+        config = dataclasses.replace(config, samples=path)
+    else:
+        samples = config.samples
+    temporary = None
+    if output is None:
+        temporary = tempfile.TemporaryDirectory(prefix="dsg_tf-")
+        name = "model" if config.export.simulated else "model.tflite"
+        output = pathlib.Path(temporary.name) / name
+    config = needs.complete(config)
     writer = writers.of(config.export)
-    output = writer.destination(
-        pathlib.Path(output),
-        {"the model": model, "--samples": config.samples, "real": real},
-    )
+    read = {"the model": model, "real": real}
+    if config.samples != run_config.IN_MEMORY:
+        read["--samples"] = config.samples
+    output = writer.destination(pathlib.Path(output), read)
     with run_folders.claim(output) as folder, disk_space.reported(folder):
-        return _run(
+        result = _run(
             model,
             output=output,
             run_folder=folder,
             writer=writer,
             config=config,
+            samples=samples,
             callbacks=callbacks,
             real=real,
         )
+    return dataclasses.replace(result, _temporary=temporary)
 
 
 def _run(
@@ -113,6 +179,7 @@ def _run(
     run_folder: pathlib.Path,
     writer: writers.Writer,
     config: run_config.PipelineConfig,
+    samples: object,
     callbacks: Sequence,
     real: str | os.PathLike,
 ) -> Result:
@@ -123,7 +190,7 @@ def _run(
         writer.check_model(source)
         own = None
         if config.samples:
-            own = sampling.given(source, config.samples)
+            own = sampling.given(source, samples)
         else:
             sampling.check(source, config.synthesis)
         others = sampling.given(source, os.fspath(real)) if real else None

@@ -575,8 +575,7 @@ def test_samples_of_an_earlier_run_serve(default_run, model, tmp_path):
     path = default_run.run_folder / "samples.npz"
     result = _quantize(model, tmp_path, samples=str(path))
     _check(result, least_sqnr_db=_LEAST_8_BIT_DB)
-    # 9 samples: at most a fifth of a user's are held out.
-    assert result.report["samples"] == {"calibration": 8, "verified": 1}
+    assert result.report["samples"] == {"calibration": 6, "verified": 3}
     assert [p.name for p in result.run_folder.iterdir()] == ["report.json"]
 
 
@@ -887,3 +886,103 @@ def test_representative_dataset_serves_a_users_converter(make, tmp_path):
     (got,) = interpreter.Interpreter(written).run(inputs).values()
     # A wrong order of inputs or ranges of noise would leave nothing of it.
     assert np.corrcoef(expected.ravel(), got.ravel())[0, 1] > 0.95
+
+
+# ---- from Python
+
+
+def _arrays(count: int = 10) -> np.ndarray:
+    shape = (count, *tiny_models.classifier().input_shape[1:])
+    return np.random.default_rng(0).uniform(0, 1, shape).astype(np.float32)
+
+
+def test_samples_are_a_value(model, tmp_path):
+    array = _arrays()
+    name = "image"
+    np.savez(tmp_path / "own.npz", **{name: array})
+    config = _config(verify_samples=2)
+    made = {
+        dsg_tf.quantize_model(
+            model,
+            output=tmp_path / f"{number}.tflite",
+            config=config,
+            samples=samples,
+        ).tflite
+        for number, samples in enumerate(
+            (
+                tmp_path / "own.npz",
+                array,
+                {name: array},
+                sample_sets.SampleSet({name: array}),
+            )
+        )
+    }
+    assert len(made) == 1
+    report = (tmp_path / "1.tflite.run" / "report.json").read_text()
+    assert json.loads(report)["config"]["samples"] == "(in memory)"
+
+
+@pytest.mark.parametrize(
+    "samples", [np.zeros((4, 3)), [[1.0], [2.0, 3.0]], {}, _arrays(0)]
+)
+def test_samples_in_memory_that_do_not_fit_are_one_line(
+    model, tmp_path, samples
+):
+    with pytest.raises(errors.UserError) as caught:
+        dsg_tf.quantize_model(
+            model, output=tmp_path / "m.tflite", samples=samples
+        )
+    assert str(caught.value).startswith("samples: got")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_samples_of_a_run_are_parted_as_they_were_made(default_run, model):
+    again = dsg_tf.quantize_model(
+        model, config=_config(), samples=default_run.run_folder / "samples.npz"
+    )
+    assert again.report["samples"] == default_run.report["samples"]
+    assert again.tflite == default_run.tflite
+
+
+def test_without_an_output_the_result_has_its_bytes_for_as_long_as_it_lives(
+    model,
+):
+    result = dsg_tf.quantize_model(model, config=_config())
+    folder = result.output.parent
+    assert result.tflite[4:8] == b"TFL3"
+    assert (result.run_folder / "report.json").is_file()
+    del result
+    assert not folder.exists()
+
+
+def test_a_failure_without_an_output_leaves_no_folder(model, monkeypatch):
+    made = []
+    make = pipeline.tempfile.TemporaryDirectory
+    monkeypatch.setattr(
+        pipeline.tempfile,
+        "TemporaryDirectory",
+        lambda **kwargs: made.append(make(**kwargs)) or made[-1],
+    )
+    with pytest.raises(errors.UserError):
+        dsg_tf.quantize_model(model, samples=np.zeros((4, 3)))
+    (temporary,) = made
+    path = temporary.name
+    made.clear()
+    del temporary
+    assert not pipeline.os.path.exists(path)
+
+
+def test_result_evaluates_labelled_inputs(default_run, model):
+    array = _arrays(32)
+    classes = model.predict(array, verbose=0).argmax(1)
+    top1 = default_run.evaluate(array, classes)
+    assert 0.0 < top1 <= 1.0
+    assert default_run.evaluate(array, (classes + 1) % 3) < top1
+    with pytest.raises(errors.UserError, match="labels"):
+        default_run.evaluate(array, classes[:-1])
+
+
+def test_a_simulation_has_no_bytes_of_a_tflite(model):
+    result = dsg_tf.quantize_model(model, config=_config(activation_bits=6))
+    with pytest.raises(errors.UserError, match="simulation"):
+        _ = result.tflite

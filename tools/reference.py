@@ -1,6 +1,6 @@
 """The reference page of all options, from where they are declared.
 
-    python -m tools.reference        # writes docs/options.md
+python -m tools.reference        # writes docs/options.md
 """
 
 from __future__ import annotations

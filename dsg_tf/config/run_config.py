@@ -16,6 +16,8 @@ from collections.abc import Mapping
 from dsg_tf.config import export_config, options, synthesis_config
 from dsg_tf.core import checks, errors
 
+# Stands for the path of samples that are in memory.
+IN_MEMORY = "(in memory)"
 _MODEL, _SAMPLES, _OUTPUT, _VERIFICATION = (
     *("Model", "Samples", "Output", "Verification"),
 )

@@ -14,6 +14,8 @@ import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import dsg_tf
+
 
 class Ended(NamedTuple):
     """How a child has ended.
@@ -44,7 +46,7 @@ def run(module: str, argv: Sequence[str], *, limit_s: float) -> Ended:
       >>> run("dsg_tf.graph.load.hdf5_rehearsal", ["absent.h5"], limit_s=60)
       Ended(code=0, fault='', said='')
     """
-    package = pathlib.Path(__file__).absolute().parent.parent
+    package = pathlib.Path(dsg_tf.__file__).absolute().parent.parent
     search = [str(package), *filter(None, sys.path)]
     try:
         done = subprocess.run(

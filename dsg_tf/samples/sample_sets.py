@@ -366,14 +366,58 @@ def read(
     """
     path = pathlib.Path(path)
     entries, metadata = _open(path)
-    arrays: dict = entries
+    chosen = _choose(str(path), entries, inputs)
+    try:
+        loaded = {n: e.load(checked=checked) for n, e in chosen.items()}
+    except array_files.UnreadableError as error:
+        raise _unreadable(path, error) from error
+    return SampleSet(loaded, metadata)
+
+
+def of_values(
+    values,
+    *,
+    inputs: Mapping[str, tuple[int | None, ...] | None],
+    subject: str = "samples",
+) -> SampleSet:
+    """Samples that are in memory.
+
+    Args:
+      values: a `SampleSet`; arrays (N, ...) by input name; or, for a model with
+        one input, its array.
+      inputs: as for `read`.
+      subject: what errors call them.
+
+    Raises:
+      errors.UserError: as `read`.
+
+    Example:
+      >>> len(of_values(np.zeros((4, 3)), inputs={"x": (3,)}))
+      4
+    """
+    metadata: Mapping[str, object] = {}
+    if isinstance(values, SampleSet):
+        values, metadata = values.arrays, values.metadata
+    if not isinstance(values, Mapping):
+        values = {"": values}
+    try:
+        arrays = {str(name): np.asarray(v) for name, v in values.items()}
+    except ValueError as error:  # Lists of unlike lengths.
+        raise errors.UserError(
+            subject, got=f"no array ({error})", expected="arrays (N, ...)"
+        ) from error
+    return SampleSet(_choose(subject, arrays, inputs), metadata)
+
+
+def _choose(subject: str, arrays: dict, inputs: Mapping) -> dict:
+    """The array of each input, checked, of arrays or entries of a file."""
     if len(inputs) == 1 and not set(inputs) & set(arrays):
         arrays = _under_its_name(arrays, next(iter(inputs)))
     chosen = {}
     for name, shape in inputs.items():
         if name not in arrays:
             raise errors.UserError(
-                str(path),
+                subject,
                 got=f"arrays {_few(sorted(arrays))}"
                 if any(arrays)
                 else "an array without a name"
@@ -381,19 +425,15 @@ def read(
                 else "no arrays",
                 expected="an array for each input: " + _few(list(inputs)),
             )
-        chosen[name] = _check_shape(path, name, arrays[name], shape)
+        chosen[name] = _check_shape(subject, name, arrays[name], shape)
     counts = {name: len(a) for name, a in chosen.items()}
     if len(set(counts.values())) > 1:
         raise errors.UserError(
-            str(path),
+            subject,
             got=f"different numbers of samples: {counts}",
             expected="the same number for each input",
         )
-    try:
-        loaded = {n: e.load(checked=checked) for n, e in chosen.items()}
-    except array_files.UnreadableError as error:
-        raise _unreadable(path, error) from error
-    return SampleSet(loaded, metadata)
+    return chosen
 
 
 def _under_its_name(arrays: dict, name: str) -> dict:
@@ -418,10 +458,10 @@ def _few(names: Sequence[str]) -> str:
     return ", ".join(shown) + (f" and {more} more" if more else "")
 
 
-def _check_shape(path, name, array, shape):
+def _check_shape(subject, name, array, shape):
     if array.dtype.hasobject:
         raise errors.UserError(
-            str(path),
+            subject,
             got="an unreadable file (it holds Python objects)",
             expected=_EXPECTED,
         )
@@ -434,17 +474,17 @@ def _check_shape(path, name, array, shape):
     )
     if not fits:
         raise errors.UserError(
-            str(path),
+            subject,
             got=f"shape {tuple(array.shape)} for {name!r}",
             expected=f"(N, {', '.join(str(d) for d in shape)})",
         )
     if array.ndim == 0 or len(array) == 0:
         raise errors.UserError(
-            str(path), got="no samples", expected="at least one"
+            subject, got="no samples", expected="at least one"
         )
     if array.dtype.kind not in "fiu":
         raise errors.UserError(
-            str(path),
+            subject,
             got=f"{array.dtype} values for {name!r}",
             expected="numbers",
         )

@@ -7,7 +7,7 @@ import hashlib
 import math
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -22,16 +22,26 @@ from dsg_tf.synthesis import run as synthesis
 from dsg_tf.synthesis import sample_space
 
 
-def given(source: source_model.SourceModel, path: str) -> sample_sets.SampleSet:
+def given(source: source_model.SourceModel, samples) -> sample_sets.SampleSet:
     """The user's samples, checked against the inputs' shapes and domains.
+
+    Args:
+      source: the model.
+      samples: the path of a file, or what `sample_sets.of_values` takes.
 
     Raises:
       errors.UserError: they cannot be inputs of this model.
     """
-    sample_set = sample_sets.read(path, inputs=source.sample_shapes)
+    shapes = source.sample_shapes
+    if isinstance(samples, str | os.PathLike):
+        subject = os.fspath(samples)
+        sample_set = sample_sets.read(samples, inputs=shapes)
+    else:
+        subject = "samples"
+        sample_set = sample_sets.of_values(samples, inputs=shapes)
     for name, domain in source.domains.items():
         sample_values.check(
-            path,
+            subject,
             name,
             sample_set.arrays[name],
             minimum=float(np.min(domain.minimum)),
@@ -163,15 +173,35 @@ def split(
 ) -> tuple[sample_sets.SampleSet, sample_sets.SampleSet]:
     """Samples to calibrate with, and others to verify on.
 
-    Of a user's samples at most a fifth are held out: they are what there is.
+    Samples that were made with others to verify on are parted as they were
+    meant to be. Of a user's own at most a fifth are held out: they are what
+    there is.
     """
     if len(sample_set) == 1:
         logging.warning("a single sample: it is verified on itself")
         return sample_set, sample_set
     held_out = config.verify_samples
     if config.samples:
-        held_out = sample_sets.held_out(len(sample_set), held_out)
+        held_out = _meant(sample_set) or sample_sets.held_out(
+            len(sample_set), held_out
+        )
     return sample_set.split(held_out)
+
+
+def _meant(sample_set: sample_sets.SampleSet) -> int:
+    """How many samples of `make` were made to verify on; 0 where none were."""
+    metadata = sample_set.metadata
+    synthesis_fields = metadata.get("synthesis")
+    if not isinstance(synthesis_fields, Mapping):
+        return 0
+    calibrating = synthesis_fields.get("num_samples")
+    if (
+        not isinstance(calibrating, int)
+        or metadata.get("count") != len(sample_set)
+        or not 0 < calibrating < len(sample_set)
+    ):
+        return 0
+    return len(sample_set) - calibrating
 
 
 def _metadata(source, config, count) -> dict:
