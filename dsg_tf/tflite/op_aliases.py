@@ -31,7 +31,7 @@ class StandIn:
 
 # One row for each kind: the stand-in, what it stands for at 8 and 16 bits, and
 # what at 8 bits only: LiteRT 2.3 has no 16-bit kernels of those, or wrong ones
-# (PRELU, comparisons). tests/tflite_stand_ins_test.py runs every one of them.
+# (PRELU, comparisons). tests/tflite/op_aliases_test.py runs every one of them.
 _TABLE = (
     # One float operand, each tensor its own scale.
     (

@@ -15,7 +15,7 @@ import small_disks
 
 from dsg_tf.core import errors, folder_lock
 
-_ROOT = pathlib.Path(__file__).absolute().parent.parent
+_ROOT = pathlib.Path(__file__).absolute().parent.parent.parent
 # Holds the folder and starts a worker that has the descriptor too.
 _HOLDER = """
 import pathlib, subprocess, sys, time

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-_ROOT = pathlib.Path(__file__).absolute().parent.parent
+_ROOT = pathlib.Path(__file__).absolute().parent.parent.parent
 _STUB = str(_ROOT / "tests/stub_command.py")
 
 

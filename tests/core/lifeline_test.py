@@ -12,7 +12,7 @@ import pytest
 
 from dsg_tf.core import lifeline
 
-_ROOT = pathlib.Path(__file__).absolute().parent.parent
+_ROOT = pathlib.Path(__file__).absolute().parent.parent.parent
 _CODE = """
 import os, time
 from dsg_tf.core import lifeline

@@ -19,7 +19,7 @@ from dsg_tf.core import errors
 
 # The config of a row of any kind.
 _OF_DATA = {"data": "images.npz", "data_key": "0123", "quantized": "k"}
-_ROOT = pathlib.Path(__file__).absolute().parent.parent
+_ROOT = pathlib.Path(__file__).absolute().parent.parent.parent
 
 
 def _row(key: str = "k", **changes) -> run_record.Row:

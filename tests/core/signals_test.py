@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-_ROOT = pathlib.Path(__file__).absolute().parent.parent
+_ROOT = pathlib.Path(__file__).absolute().parent.parent.parent
 _STUB = str(_ROOT / "tests/stub_command.py")
 _GRACE_S = 20
 

@@ -23,7 +23,7 @@ import pytest
 from dsg_tf.batch import run_record
 from tools import digits
 
-_ROOT = pathlib.Path(__file__).absolute().parent.parent
+_ROOT = pathlib.Path(__file__).absolute().parent.parent.parent
 _MODEL = _ROOT / "examples/digits_saved_model"
 _FEW = "--num_samples=2\n--batch_size=2\n--steps=2\n--verify_samples=2\n"
 # Of a batch on a busy machine; an idle one takes a tenth.

@@ -15,7 +15,7 @@ import pytest
 from dsg_tf.core import checkpoints, errors
 from dsg_tf.samples import run_folders, sample_sets
 
-_ROOT = pathlib.Path(__file__).absolute().parent.parent
+_ROOT = pathlib.Path(__file__).absolute().parent.parent.parent
 _HOLDER = """
 import pathlib, sys, time
 from dsg_tf.samples import run_folders

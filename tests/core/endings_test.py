@@ -13,7 +13,7 @@ import pytest
 
 from dsg_tf.core import endings, errors, quiet, stages
 
-_ROOT = pathlib.Path(__file__).absolute().parent.parent
+_ROOT = pathlib.Path(__file__).absolute().parent.parent.parent
 _STUB = str(_ROOT / "tests/stub_command.py")
 
 

@@ -15,7 +15,7 @@ import small_disks
 
 from dsg_tf.core import errors, staging
 
-_ROOT = pathlib.Path(__file__).absolute().parent.parent
+_ROOT = pathlib.Path(__file__).absolute().parent.parent.parent
 # Begins to write and never ends.
 _WRITER = """
 import pathlib, sys, time
