@@ -40,6 +40,9 @@ _BEFORE = flags.DEFINE_string(
     "before", "", "Checkout of an earlier version, to run in turns."
 )
 _TORCH = flags.DEFINE_string("torch", "", "A Python that has PyTorch.")
+_FIGURE = flags.DEFINE_string(
+    "figure", "", "A .png of seconds of rounding against depth."
+)
 _TURNS = flags.DEFINE_integer("turns", 3, "How often all is measured.", 1)
 
 _BATCH = 8
@@ -215,6 +218,7 @@ def rounding() -> None:
     print(f"| model | layers | {' | '.join(names)} |")
     print("| --- " * (len(names) + 2) + "|", flush=True)
     settings = learned_rounding.Config()
+    measured: dict[str, list[tuple[int, float]]] = {n: [] for n in names}
     for name in _chosen(_ROUNDED):
         found: dict[str, list[float]] = {n: [] for n in names}
         with _model(name, shared) as model, tempfile.TemporaryDirectory() as at:
@@ -231,6 +235,36 @@ def rounding() -> None:
         logging.info("%s: %s", name, found)
         cells = [f"{np.median(found[n]):.1f}" for n in names]
         print(f"| {name} | {layers} | {' | '.join(cells)} |", flush=True)
+        if name.startswith("resnet"):
+            for version, values in found.items():
+                measured[version].append((layers, float(np.median(values))))
+    if _FIGURE.value:
+        draw(measured, _FIGURE.value)
+
+
+def draw(measured: dict[str, list[tuple[int, float]]], path: str) -> None:
+    """Draws seconds against layers, a line for each version.
+
+    Args:
+      measured: (layers, seconds) of networks of one kind, by version.
+      path: the .png to write.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axis = pyplot.subplots(figsize=(5, 3.2), dpi=150)
+    for version, points in measured.items():
+        axis.plot(*zip(*points, strict=True), marker="o", label=version)
+    axis.set_xlabel("layers")
+    axis.set_ylabel("seconds of the passes")
+    axis.set_xlim(left=0)
+    axis.set_ylim(bottom=0)
+    axis.legend()
+    figure.tight_layout()
+    figure.savefig(path)
+    pyplot.close(figure)
 
 
 def main(argv: list[str]) -> None:
