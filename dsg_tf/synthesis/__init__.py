@@ -3,9 +3,9 @@
 Modules, lowest first:
   losses          what a sample is pulled towards; pure functions.
   natural_images  where images start, and how they move.
-  input_space     between an input's units and the variables.
+  sample_space    between an input's units and the variables.
   synthesizer     the keras.Model whose variables are the samples.
   callbacks       what happens around the steps.
-  edge_trial      which edges of shifted images fit the model.
+  padding_trial   which edges of shifted images fit the model.
   run             batch after batch, with resume; the package's entry.
 """

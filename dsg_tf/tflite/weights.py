@@ -125,7 +125,7 @@ def choose(view: flatbuffer.Model, options: Options) -> Chosen:
     """Grids of all weights, by their values alone.
 
     Args:
-      view: the float file; see `separation`.
+      view: the float file; see `unshare`.
       options: how weights are quantized.
 
     Returns:

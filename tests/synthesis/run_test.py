@@ -537,7 +537,7 @@ class TestFill:
             fills.append(config.fill)
             return ("wrap",)
 
-        monkeypatch.setattr(run.edge_trial, "candidates", candidates)
+        monkeypatch.setattr(run.padding_trial, "candidates", candidates)
         _synthesize(tmp_path, fill="auto", count=2, steps=steps)
         assert fills == ["auto" if tried else "wrap"]
 
