@@ -1,8 +1,8 @@
 """Options: fields of the configs, each declared once.
 
-A field that is made by `option` says what it is for, what it takes, and where
-it stands. Checks, flags, `--help`, the axes of a batch, its labels and columns,
-and the reference page follow from that.
+A field created by `option` declares its help text, valid values and group.
+Checks, flags, `--help`, the axes, labels and columns of a batch, and the
+reference page are derived from this declaration.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from dsg_tf.core import checks, errors
 
 _KINDS = {kind.__name__: kind for kind in (bool, int, float, str)}
 _KEY = "option"
-# How the label of a run tells an axis: by its value alone, by name and value,
-# or not at all, because the folders or the widths do.
+# How a run's label shows the value of an axis: the value alone, name and value,
+# or not at all because the folder name or the widths contain it.
 BY_VALUE, BY_NAME, ELSEWHERE = "value", "name", "elsewhere"
 
 
 @dataclasses.dataclass(frozen=True)
 class Option:
-    """What a field is for, and what it takes.
+    """Help text, valid values and grouping of a field.
 
     Attributes:
       help: one or two sentences.
       group: title under which `--help` has its flag; empty for fields that
         `--synthesis=NAME=VALUE` sets.
-      choices: all values, where they can be counted.
+      choices: all valid values, if there is a fixed set.
       least, most: bounds of a number, both included.
       above_least: whether `least` itself is refused.
-      axis: whether a batch may span it, and how labels tell it: `BY_VALUE`,
-        `BY_NAME` or `ELSEWHERE`; empty for no axis.
+      axis: `BY_VALUE`, `BY_NAME` or `ELSEWHERE` if the option can be an axis
+        of a batch's grid; empty otherwise.
       flag: the flag's name where it is not the field's.
     """
 
@@ -56,8 +56,8 @@ class Declared:
       option: what was declared.
       kind: bool, int, float or str; None for any other.
       default: of the field.
-      may_be_open: whether None is a value, which stands for a default that
-        other fields decide.
+      may_be_open: whether None is valid; it stands for a default that depends
+        on other fields.
     """
 
     name: str
@@ -111,7 +111,7 @@ def declared(config) -> Mapping[str, Declared]:
 
 
 def check(config) -> None:
-    """Refuses values that an option does not take.
+    """Raises an error for a value that an option does not accept.
 
     Args:
       config: an instance.
@@ -154,7 +154,7 @@ def _check_value(entry: Declared, value) -> None:
 
 
 def axes(*configs) -> dict[str, Declared]:
-    """The options that a batch may span, by flag."""
+    """The options that can be axes of a batch's grid, by flag."""
     return {
         entry.flag: entry
         for config in configs

@@ -1,7 +1,8 @@
 """Runs a module of dsg_tf in a process that may crash or hang.
 
-Native readers trust the files that they are given. What a damaged file does to
-one is first seen in a child; the parent goes on and says it in one line.
+Native readers trust their input, so a damaged file can crash or block one. The
+file is read in a child process first; if the child dies, the parent raises an
+error of one line.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ class Ended(NamedTuple):
 
     Attributes:
       code: exit code; negative, the number of a signal.
-      fault: what it died of, in words; empty where it ended by itself.
-      said: the last line that it wrote to standard output.
+      fault: the name of the signal, or that the time limit was exceeded; empty
+        if the child exited by itself.
+      said: the last line of its standard output.
     """
 
     code: int
@@ -32,7 +34,7 @@ class Ended(NamedTuple):
 
 
 def run(module: str, argv: Sequence[str], *, limit_s: float) -> Ended:
-    """Runs `python -m module` with the same packages, and waits for its end.
+    """Runs `python -m module` on the same import path and waits for it.
 
     Args:
       module: `dsg_tf.tflite.rehearsal` for instance.

@@ -1,10 +1,11 @@
-"""Whether samples have had steps enough.
+"""Decides whether a batch of samples has been optimised long enough.
 
-What calibration takes from samples are ranges of activations. BN tells how
-wide they should be: of a layer's input the widest channel reaches about three
-deviations from its mean. The same measure of a batch's own moments says by how
-many bits the ranges that it would give are off. Behind the last BN the classes
-that were asked for say it: samples without a class have logits near zero.
+Calibration uses the samples to find ranges of activations. BN statistics give
+the expected range of a layer's input: its widest channel extends about three
+standard deviations from its mean. The same estimate from the batch's own
+moments shows by how many bits the resulting range would be wrong. Layers behind
+the last BN are covered by the classification loss: as long as the samples do
+not belong to the classes they were drawn for, the logits are too small.
 """
 
 from __future__ import annotations
@@ -14,17 +15,18 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-# Of a normal variable 0.3 % lies beyond.
+# 0.3 % of a normal distribution lies outside.
 _DEVIATIONS = 3.0
-# The share of layers that may be farther off than what is told.
+# `bits_off` is this quantile over the layers.
 _QUANTILE = 0.9
-# Of the cross-entropy that guessing has. docs/performance.md has the study.
+# Relative to the cross-entropy of guessing; see the study in
+# docs/performance.md.
 _MOST_LABEL_SHARE = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
 class Settling:
-    """How far a batch has come.
+    """Progress of a batch towards its targets.
 
     Attributes:
       bits_off: see `bits_off`.
@@ -36,7 +38,7 @@ class Settling:
     label_share: float
 
     def reached(self, tolerance: float) -> bool:
-        """Whether ranges are within so many bits, and classes are reached."""
+        """Whether ranges are within `tolerance` bits and classes are reached."""
         return (
             self.bits_off <= tolerance and self.label_share <= _MOST_LABEL_SHARE
         )
@@ -50,7 +52,7 @@ def bits_off(
     target_deviation: np.ndarray,
     channels: Sequence[int],
 ) -> float:
-    """How far a batch's ranges are from BN's, |log2| of their ratio, in bits.
+    """Distance of a batch's ranges from BN's, |log2| of their ratio, in bits.
 
     Args:
       mean, deviation: m and s of each sample, (B, C), the channels of all
@@ -59,7 +61,7 @@ def bits_off(
       channels: how many each layer has.
 
     Returns:
-      What nine layers in ten stay below; infinite where a moment is no number.
+      The 0.9 quantile over layers; infinite if a moment is not finite.
 
     Example:
       >>> bits_off(
@@ -77,7 +79,7 @@ def bits_off(
         total = np.sqrt(np.mean(np.square(deviation), 0) + np.var(mean, 0))
         own = _reaches(np.mean(mean, 0), total, channels)
         off = np.abs(np.log2(own / wanted))
-    # A layer that BN remembers as constant zero has no range to miss.
+    # Layers whose BN statistics describe a constant zero have no range.
     off = off[wanted > 0]
     if not np.isfinite(off).all():
         return float("inf")
@@ -85,14 +87,14 @@ def bits_off(
 
 
 def _reaches(mean, deviation, channels: Sequence[int]) -> np.ndarray:
-    """How far the widest channel of each layer reaches from zero, (N,)."""
+    """Largest distance from zero over the channels of each layer, (N,)."""
     reach = np.abs(mean) + _DEVIATIONS * np.asarray(deviation)
     starts = np.cumsum([0, *channels[:-1]])
     return np.maximum.reduceat(reach.astype(np.float64), starts)
 
 
 def rounds(first: int, most: int) -> Iterator[int]:
-    """Steps of one round after the other: each doubles what is done.
+    """Yields the steps of each round; each round doubles the total.
 
     Example:
       >>> list(rounds(25, 300))

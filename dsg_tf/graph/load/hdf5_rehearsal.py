@@ -1,7 +1,7 @@
 """Reads an HDF5 file in a child first: libhdf5 may crash or hang on damage.
 
-What a reader says in Python is not told here: `keras_files` meets the same
-error, and says it better.
+Python exceptions in the child are ignored: `keras_files` reads the same file
+afterwards and raises a more precise error.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ _WEIGHTS = "model.weights.h5"
 
 
 def require_readable(path: pathlib.Path) -> None:
-    """Refuses a file whose bytes end or hold up the process that reads them.
+    """Refuses a file that crashes or blocks the process that reads it.
 
     Args:
       path: an .h5 file, a .keras archive, or the folder of one.
 
     Raises:
-      errors.UserError: they do.
+      errors.UserError: the reader crashed, or exceeded the time limit.
     """
     file = path / _WEIGHTS if path.is_dir() else path
     if not file.is_file() or not sys.executable:
@@ -44,7 +44,7 @@ def require_readable(path: pathlib.Path) -> None:
 
 
 def read_all(path: str) -> None:
-    """Reads every attribute and every number of a file, and forgets them.
+    """Reads every attribute and every dataset of a file; keeps nothing.
 
     Raises:
       Exception: what h5py and zipfile raise.

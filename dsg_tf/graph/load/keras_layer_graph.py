@@ -1,8 +1,8 @@
-"""Whether the layers of a Keras config can be called one after the other.
+"""Checks that the layers of a Keras config can be called in some order.
 
-A config of Keras 2 says for each call of a layer which calls gave its inputs.
-tf_keras goes round until every call has been made, and so never ends where a
-call waits for itself, or for one that the file does not have.
+A Keras 2 config lists, for each call of a layer, the calls that produce its
+inputs. tf_keras retries until every call has been made, so it loops forever if
+a call depends on itself or on a call that the file does not contain.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _Call = tuple[str, object]
 
 
 def check(config: Mapping, subject: str) -> None:
-    """Refuses models with calls that wait for what never comes.
+    """Refuses a model with a call whose inputs are never produced.
 
     Args:
       config: of a Keras file, checked by `keras_config` before.
@@ -64,7 +64,7 @@ def _check_layers(layers: list, subject: str) -> None:
         if not isinstance(name, str) or not isinstance(nodes, list):
             continue
         waiting[name] = list(nodes)
-        # The first call of a model as a layer is the one that made it.
+        # A nested model's call 0 is the call that built it.
         counts[name] = int(layer.get("class_name") in _MODELS)
         if counts[name] and not _begins_with_input(layer):
             made.add((name, 0))
@@ -90,10 +90,10 @@ def _check_layers(layers: list, subject: str) -> None:
 
 
 def _begins_with_input(layer: Mapping) -> bool:
-    """Whether a model that is a layer has an input of its own for sure.
+    """Whether a nested model certainly begins with an InputLayer.
 
-    One that has not may have been built by its first call: both numberings of
-    its calls are taken for right then.
+    A nested model without one may have been built by its first call, so its
+    calls may be numbered from 0 or from 1; both are accepted.
     """
     inner = layer.get("config")
     layers = inner.get("layers") if isinstance(inner, Mapping) else None
@@ -102,21 +102,21 @@ def _begins_with_input(layer: Mapping) -> bool:
 
 
 def _missing(node, made: set[_Call], waiting) -> str:
-    """The layer whose call a call waits for; empty if it waits for none."""
+    """The layer whose call is still missing; empty if all inputs exist."""
     for name, number in _references(node):
         try:
             known = (name, number) in made
-        except TypeError:  # No number can be looked up: loaders say so.
+        except TypeError:  # Not hashable; the loader raises an error.
             continue
-        # Inputs have no calls to wait for, and of layers that are not there
-        # loaders say it.
+        # InputLayers have no inbound calls. For an unknown layer the loader
+        # raises an error of its own.
         if not known and (name in waiting or any(n == name for n, _ in made)):
             return name
     return ""
 
 
 def _references(node) -> Iterator[tuple[str, object]]:
-    """Names and numbers of the calls that a node reads, as Keras 2 has them."""
+    """(layer name, call number) of each input of a call, in Keras 2's format."""
     stack = [node]
     while stack:
         value = stack.pop()
