@@ -38,7 +38,7 @@ class Settling:
     label_share: float
 
     def reached(self, tolerance: float) -> bool:
-        """Whether ranges are within `tolerance` bits and classes are reached."""
+        """Whether ranges are within `tolerance` bits and classes reached."""
         return (
             self.bits_off <= tolerance and self.label_share <= _MOST_LABEL_SHARE
         )

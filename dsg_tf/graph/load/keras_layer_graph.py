@@ -116,7 +116,7 @@ def _missing(node, made: set[_Call], waiting) -> str:
 
 
 def _references(node) -> Iterator[tuple[str, object]]:
-    """(layer name, call number) of each input of a call, in Keras 2's format."""
+    """(layer name, call number) of each input of a call in a Keras 2 node."""
     stack = [node]
     while stack:
         value = stack.pop()
