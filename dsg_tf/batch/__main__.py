@@ -26,7 +26,7 @@ from dsg_tf.batch import (
     run_table,
     schedule,
 )
-from dsg_tf.command_line import cli
+from dsg_tf.command_line import cli, quantize_flags
 from dsg_tf.config import run_config
 from dsg_tf.core import (
     disk_space,
@@ -69,9 +69,10 @@ def _check(values: flags.FlagValues) -> pathlib.Path:
             expected="--models; --saved_model is for flagfiles of models",
         )
     batch_flags.check_axes(values)
-    run_config.PipelineConfig(
-        min_agreement=values.min_agreement, min_sqnr_db=values.min_sqnr_db
-    )
+    with quantize_flags.naming_flags():
+        run_config.PipelineConfig(
+            min_agreement=values.min_agreement, min_sqnr_db=values.min_sqnr_db
+        )
     if values.export:
         run_table.check(
             values.export, batch_models.inputs(values) if values.models else {}
