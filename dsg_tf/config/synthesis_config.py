@@ -65,13 +65,6 @@ class SynthesisConfig:
         least=0,
         axis=options.BY_NAME,
     )
-    seed: int = options.option(
-        0,
-        "Seed of all randomness.",
-        group=_SAMPLES,
-        least=0,
-        axis=options.ELSEWHERE,
-    )
     tolerance: float | None = options.option(
         None,
         "How far ranges of activations may lie from those that BN "
@@ -104,6 +97,13 @@ class SynthesisConfig:
         "loss has not fallen for a fifth of the steps, as ZeroQ's code) "
         "or constant.",
         choices=SCHEDULES,
+    )
+    seed: int = options.option(
+        0,
+        "Seed of all randomness.",
+        group=_SAMPLES,
+        least=0,
+        axis=options.ELSEWHERE,
     )
     initializer: str = options.option(
         "natural",

@@ -354,10 +354,10 @@ class TestRounds:
     def test_have_a_schedule_each(self, hard):
         _, _, counting = hard
         for rates in counting.rates.values():
-            peaks = [rates[start] for start in (0, 4, 12)]
-            assert peaks == pytest.approx([_CONFIG.learning_rate] * 3)
+            peaks = [rates[start] for start in (0, 4, 8, 16)]
+            assert peaks == pytest.approx([_CONFIG.learning_rate] * 4)
             assert rates[3] < rates[2] < rates[1] < rates[0]
-            assert rates[19] < rates[16] < rates[12]
+            assert rates[19] < rates[18] < rates[16]
 
     def test_are_noted_with_what_they_reached(self, hard):
         _, store, _ = hard
