@@ -1,7 +1,7 @@
 """Finished layers of long layer-by-layer work, kept on disk.
 
-A killed run goes on with what it had finished, if model, samples and settings
-are the same; otherwise it begins anew.
+A killed run resumes from the finished layers if model, samples and settings are
+the same; otherwise it starts again.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class LayerStore:
                 marker.write_bytes(self._key)
 
     def get(self, name: str) -> dict[str, np.ndarray] | None:
-        """What was put under a name, None where nothing was."""
+        """The arrays stored under a name; None if there are none."""
         path = self._path(name)
         if not os.path.lexists(path):
             return None
@@ -76,7 +76,7 @@ class LayerStore:
             return None
 
     def put(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
-        """Keeps arrays under a name: all of them, or none.
+        """Stores arrays under a name, atomically.
 
         Raises:
           errors.UserError: there is no room for them.
@@ -100,17 +100,17 @@ class LayerStore:
                 temporary.unlink(missing_ok=True)
 
     def remove(self) -> None:
-        """Throws everything away, the folder too."""
+        """Deletes all layers and the folder."""
         remove(self._folder)
 
     def _mark(self, name: str, arrays: Mapping[str, object]) -> str:
-        """Tells that a file is of this layer, and whole."""
+        """Checksum that ties a file to its layer and key."""
         digest = hashlib.sha256(self._key)
         digest.update(repr((name, sorted(arrays))).encode())
         return digest.hexdigest()
 
     def _path(self, name: str) -> pathlib.Path:
-        # A node's name is a path of its own.
+        # Node names contain slashes.
         plain = name.replace("%", "%25").replace("/", "%2F")
         if len(os.fsencode(plain)) > _NAME_BYTES:
             plain = hashlib.sha256(os.fsencode(plain)).hexdigest()
@@ -123,7 +123,7 @@ def holds_any(folder: pathlib.Path) -> bool:
 
 
 def remove(folder: pathlib.Path) -> None:
-    """Deletes a store; what is not of it stays, and then the folder too."""
+    """Deletes the files of a store, and the folder if nothing else is in it."""
     if folder.is_symlink() or not folder.is_dir():
         return
     with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""Room on a disk: asked for, reserved, and said in one line where it ends."""
+"""Checks and reserves disk space, and reports a full disk in one line."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dsg_tf.core import errors
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _NUMBERS = (*_NO_ROOM, errno.EFBIG, errno.EROFS)
-# Libraries that keep the number of an error only in its text.
+# Some libraries give the errno only in the text of the error.
 _IN_TEXT = re.compile(r"\berrno\s*[=:]?\s*(\d+)", re.IGNORECASE)
 _OF_SQLITE = {
     "disk is full": errno.ENOSPC,
@@ -23,7 +23,7 @@ _OF_SQLITE = {
 }
 _BLOCK_BYTES = 4096
 _CHUNK_BYTES = 1 << 20
-# What `posix_fallocate` says on disks that cannot reserve.
+# Errors of `posix_fallocate` on file systems without support for it.
 _CANNOT_RESERVE = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENODEV)
 
 
@@ -31,10 +31,10 @@ _CANNOT_RESERVE = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENODEV)
 def reported(
     path: str | os.PathLike, *, bytes_needed: int = 0, every: bool = False
 ) -> Iterator[None]:
-    """Makes one line for the user of a disk that is full or read-only.
+    """Turns errors of a full or read-only disk into a `ResourceError`.
 
-    It knows the errors of Python, and those that SQLite, HDF5 and TensorFlow
-    hide in a text or as the cause of another error.
+    Recognises the errors of Python, and those that SQLite, HDF5 and TensorFlow
+    give only in a text or as the cause of another error.
 
     Args:
       path: what is written, or the folder of it.
@@ -73,7 +73,7 @@ def reported(
 
 
 def require(needs: Sequence[tuple[pathlib.Path, int]]) -> None:
-    """Refuses, before the work, what will not fit.
+    """Raises an error before the work if the outputs would not fit.
 
     Args:
       needs: folders, or paths in folders, and the bytes that go to each.
@@ -92,10 +92,10 @@ def require(needs: Sequence[tuple[pathlib.Path, int]]) -> None:
 
 
 def reserve(path: pathlib.Path, size: int) -> None:
-    """Gives a file blocks of its own for its first bytes.
+    """Allocates disk blocks for the first bytes of a file.
 
-    What is written through a memory map later has no way to say that a disk
-    is full: the process is killed by SIGBUS. What the file holds stays.
+    A write through a memory map cannot raise an error on a full disk: the
+    process is killed by SIGBUS. The content of the file is kept.
 
     Args:
       path: a file that is there.
@@ -116,12 +116,12 @@ def reserve(path: pathlib.Path, size: int) -> None:
 
 
 def free_bytes(path: str | os.PathLike) -> int:
-    """Bytes that a user may still write where a path lies, or would lie."""
+    """Free bytes for the user on the disk of a path, which need not exist."""
     return shutil.disk_usage(_there(pathlib.Path(path))).free
 
 
 def allocated_bytes(path: pathlib.Path) -> int:
-    """Bytes that a file has on its disk; 0 where it is not there."""
+    """Bytes allocated to a file on disk; 0 if it does not exist."""
     try:
         return path.stat().st_blocks * 512
     except (AttributeError, OSError):
@@ -129,7 +129,7 @@ def allocated_bytes(path: pathlib.Path) -> int:
 
 
 def _rewrite(descriptor: int, size: int) -> None:
-    """Writes what is there, zeros behind its end, so that it has blocks."""
+    """Rewrites the content, padded with zeros, to allocate its blocks."""
     for start in range(0, size, _CHUNK_BYTES):
         length = min(_CHUNK_BYTES, size - start)
         content = os.pread(descriptor, length, start).ljust(length, b"\0")
@@ -140,13 +140,13 @@ def _rewrite(descriptor: int, size: int) -> None:
 
 
 def _there(path: pathlib.Path) -> pathlib.Path:
-    """The path, or the nearest folder above it that exists."""
+    """The path, or its nearest existing parent folder."""
     path = path.absolute()
     return next((p for p in (path, *path.parents) if os.path.exists(p)), path)
 
 
 def _found(error: BaseException) -> tuple[int, BaseException] | None:
-    """The number that says why nothing can be written, and whose it is."""
+    """The errno that prevents writing, and the exception that has it."""
     seen: set[int] = set()
     cause: BaseException | None = error
     while cause is not None and id(cause) not in seen:
@@ -160,7 +160,7 @@ def _found(error: BaseException) -> tuple[int, BaseException] | None:
 
 
 def _place(error: BaseException, path: str | os.PathLike) -> pathlib.Path:
-    """What could not be written: what the error names, or `path`."""
+    """The path that could not be written: the error's, or `path`."""
     named = getattr(error, "filename", None)
     if isinstance(named, str | bytes | os.PathLike) and not str(named).endswith(
         ".tmp"

@@ -1,16 +1,16 @@
-"""What a user can get wrong, said in one line.
+"""Errors that a user can cause and fix, each reported in one line.
 
 Every error that a user's input can cause is a `UserError` of four parts:
-the subject (which file, flag, layer), what it got, what was expected, and
-the remedy. The command lines print it as one line and exit with code 1;
-anything else that escapes is a defect of dsg_tf; see `endings`.
+the subject (file, flag or layer), the value found, the value expected, and the
+remedy. The command lines print it as one line and exit with code 1; any other
+exception that escapes is a defect of dsg_tf (see `endings`).
 """
 
 from __future__ import annotations
 
 
 class UserError(ValueError):
-    """An error that the user can mend.
+    """An error that the user can fix.
 
     Args:
       subject: what the error is about, e.g. `--input_shape` or a path.
@@ -41,9 +41,9 @@ class UserError(ValueError):
 
 
 class ResourceError(UserError):
-    """The machine is what has to change, for instance a disk that is full.
+    """The machine lacks a resource, for instance disk space.
 
-    The same command may work later, so that what is finished is kept for it.
+    The same command may succeed later, so finished work is kept.
     """
 
 

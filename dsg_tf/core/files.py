@@ -1,4 +1,4 @@
-"""Where files go, and what stands against it; half a file is never there."""
+"""Checks of output paths, and atomic writing of files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from absl import logging
 from dsg_tf.core import disk_space, errors, overlaps, staging
 
 _RUN = ".run"
-# What disks take: of a name, and of a whole path with what lies below it.
+# Limits of file systems: length of a name, and of a whole path.
 _NAME_BYTES = 255
 _PATH_BYTES = 3800
 _SAVED_MODEL = "saved_model.pb"
@@ -26,8 +26,9 @@ def refuse_special(
 ) -> None:
     """Refuses a pipe, socket or device before anything opens it.
 
-    Opening a pipe waits for a writer, and a device may never end. A path that
-    is not there, or cannot be looked at, is left to whoever opens it.
+    Opening a pipe blocks until there is a writer, and a device may have no end.
+    A path that does not exist or cannot be inspected is accepted; opening it
+    raises the error.
 
     Args:
       path: what is about to be read.
@@ -61,9 +62,9 @@ def destination(
     *,
     subject: str = "--output",
 ) -> pathlib.Path:
-    """Where a file goes; says before the long work what stands against it.
+    """Checks an output file before the long work; returns its real path.
 
-    A symbolic link is followed, as if its target had been given.
+    A symbolic link is followed: its target is the output.
 
     Args:
       output: the file that will be written.
@@ -100,7 +101,7 @@ def destination(
 def run_destination(
     output: str | os.PathLike, inputs: Mapping[str, object]
 ) -> pathlib.Path:
-    """As `destination`, for an output that has a run folder beside it."""
+    """Like `destination`, for an output with a run folder beside it."""
     path = destination(output, inputs)
     check_run_folder(path, inputs)
     return path
@@ -109,7 +110,7 @@ def run_destination(
 def resolved(
     output: str | os.PathLike, *, subject: str = "--output"
 ) -> pathlib.Path:
-    """The path itself, or what it is a symbolic link to.
+    """The path itself, or the target if it is a symbolic link.
 
     Raises:
       errors.UserError: no file can have this name; or it is a link in a circle
@@ -134,7 +135,7 @@ def resolved(
 
 
 def check_name(path: pathlib.Path, *, subject: str = "--output") -> None:
-    """Refuses a name that no file of a run can have.
+    """Refuses a name that the file system cannot hold.
 
     Raises:
       errors.UserError: it is empty, holds a zero byte, or is longer than the
@@ -165,7 +166,7 @@ def check_name(path: pathlib.Path, *, subject: str = "--output") -> None:
 
 
 def check_parent(path: pathlib.Path, *, subject: str = "--output") -> None:
-    """Makes sure that there is a folder to write a path in.
+    """Checks that the parent folder of a path exists and is writable.
 
     Raises:
       errors.UserError: it is missing, is no folder, or is not writable.
@@ -184,7 +185,7 @@ def check_parent(path: pathlib.Path, *, subject: str = "--output") -> None:
 def check_run_folder(
     output: pathlib.Path, inputs: Mapping[str, object] | None = None
 ) -> None:
-    """Makes sure that the folder of the run can be made and written to.
+    """Checks that the run folder can be created and written to.
 
     Args:
       output: what the run writes.
@@ -208,7 +209,7 @@ def check_run_folder(
 
 
 def check_place(folder: pathlib.Path, *, subject: str = "--output") -> None:
-    """Makes sure that files can be made in a folder.
+    """Checks that files can be created in a folder.
 
     Args:
       folder: it must be there.
@@ -229,7 +230,7 @@ def check_place(folder: pathlib.Path, *, subject: str = "--output") -> None:
 
 
 def run_folder(output: pathlib.Path) -> pathlib.Path:
-    """Where all else of a run goes.
+    """The run folder of an output: all other files of the run.
 
     Example:
       >>> run_folder(pathlib.Path("net.tflite")).name
@@ -262,7 +263,7 @@ def write_atomically(
 
 
 def _is_trained_model(path: pathlib.Path) -> bool:
-    """Whether a file is there that only training brings back."""
+    """Whether the path is a model file, which only training could restore."""
     folder = path.parent
     if folder.name == "variables" and path.is_file():
         return (folder.parent / _SAVED_MODEL).is_file()

@@ -1,4 +1,4 @@
-"""One process at a time in a folder, by a lock that dies with it."""
+"""A lock on a folder, released by the kernel when its process ends."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from absl import logging
 from dsg_tf.core import disk_space, errors
 
 _NAME = ".lock"
-# After a kill -9 the workers need a moment to notice; see `hold`.
+# After kill -9 of the driver its workers take a moment to exit; see `hold`.
 _PATIENCE_S = 10.0
 _PAUSE_S = 0.1
-# What we write into it: the number of a process, or nothing.
+# Content of the lock file: a process id, or nothing.
 _CONTENT = re.compile(rb"[0-9]{0,20}\n?")
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
@@ -67,10 +67,10 @@ def hold(
 ) -> Iterator[int]:
     """Holds a folder's lock.
 
-    The kernel releases it when the last process that holds the descriptor has
-    ended, however it ended. A process that hands the descriptor to its workers
-    keeps the folder until these are gone too: nobody else begins while one of
-    them may still write.
+    The kernel releases the lock when the last process that holds the descriptor
+    has ended, for whatever reason. A process can pass the descriptor to its
+    workers: the folder then stays locked until they have ended too, so that no
+    other run starts while a worker may still write.
 
     Args:
       folder: it must exist.
@@ -96,7 +96,7 @@ def hold(
         except BaseException:
             os.close(descriptor)
             raise
-        # Who held it before may have deleted the file with its lock.
+        # The previous holder may have deleted the lock file.
         if _is_at(path, descriptor):
             break
         os.close(descriptor)
@@ -113,7 +113,7 @@ def hold(
 
 
 def _open(path: pathlib.Path) -> int:
-    """Opens or makes the file; one that holds anything else is not ours."""
+    """Opens or creates the lock file; refuses one with other content."""
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
     try:
         with disk_space.reported(path):
@@ -168,7 +168,7 @@ def _acquire(
 
 
 def _is_at(path: pathlib.Path, descriptor: int) -> bool:
-    """Whether the file that is open is the one of this name."""
+    """Whether the open file is still the one at this path."""
     try:
         return os.path.samestat(os.lstat(path), os.fstat(descriptor))
     except FileNotFoundError:
@@ -176,7 +176,7 @@ def _is_at(path: pathlib.Path, descriptor: int) -> bool:
 
 
 def _alive(holder: str) -> bool:
-    """Whether a process is there; one of another machine never is."""
+    """Whether a process of this machine is running."""
     try:
         os.kill(int(holder), 0)
     except (ValueError, ProcessLookupError, OverflowError):

@@ -1,8 +1,8 @@
-"""Refuses to write over what a run reads: by path, and by what lies there.
+"""Refuses outputs that overlap with inputs of the run.
 
-Two paths may be one file: through links, mounts, `..`, other letters on some
-disks. What decides is the identity that the file system gives: device and
-number of what is there; the resolved paths decide where it has none.
+Two paths can name the same file: through links, mounts, `..`, or letter case on
+some file systems. Files are compared by device and inode number; paths that do
+not exist are compared after resolving them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def refuse(
     subject: str = "--output",
     holds: bool = True,
 ) -> None:
-    """Refuses outputs that are an input, lie inside of one, or hold one.
+    """Refuses outputs that are an input, lie inside one, or contain one.
 
     Args:
       outputs: files and folders that will be written or replaced.
@@ -51,7 +51,7 @@ def refuse(
         try:
             source = _Source(pathlib.Path(given))
         except (OSError, RuntimeError, ValueError):
-            continue  # Nothing there: whoever opens it says so.
+            continue  # Does not exist: opening it raises the error.
         for output in outputs:
             how = source.overlap(pathlib.Path(output), holds=holds)
             if how:
@@ -65,7 +65,7 @@ def refuse(
 
 
 class _Source:
-    """What is read: where it lies, and what is in it."""
+    """An input: its path and the identities of its members."""
 
     def __init__(self, path: pathlib.Path):
         self._path = path
@@ -75,14 +75,14 @@ class _Source:
         self._folders: frozenset[_Identity] | None = None
 
     def overlap(self, output: pathlib.Path, *, holds: bool) -> str:
-        """How an output overlaps with this; empty where it does not."""
+        """How an output overlaps with this input; empty if it does not."""
         try:
             target = output.resolve()
             own = _identity(target)
             above = {_identity(parent) for parent in target.parents}
             linked = own is not None and _names(target) > 1
         except (OSError, RuntimeError, ValueError):
-            return ""  # Whoever opens it says why.
+            return ""  # Opening it raises the error.
         if target == self._origin or (own is not None and own == self._own):
             return "is"
         if self._origin in target.parents or self._own in above:
@@ -102,7 +102,7 @@ class _Source:
 
 
 def _identity(path: pathlib.Path) -> _Identity | None:
-    """Of what lies at a path; None where nothing does."""
+    """(device, inode) of the file at a path; None if there is none."""
     try:
         found = os.stat(path)
     except (OSError, ValueError):

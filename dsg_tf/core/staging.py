@@ -1,8 +1,8 @@
-"""Outputs under temporary names, which get their own names all together.
+"""Writes outputs under temporary names and renames all of them at the end.
 
-Every temporary name is `.<name>.<8 hex digits>.dsg_tf.tmp` in the folder of
-what is written: nobody else's file has it, and what a killed run has left can
-be told from what another process is still writing, which holds a lock on it.
+Every temporary name is `.<name>.<8 hex digits>.dsg_tf.tmp`, in the folder of the
+output. Users' files do not have such names. A writing process holds a lock on
+its temporary file, so leftovers of killed runs can be recognised and deleted.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _NEW, _OLD = "new", "old"
 
 @dataclasses.dataclass
 class _Item:
-    """Something written; `descriptor` holds the lock on `temporary`."""
+    """An output in writing; `descriptor` holds the lock on `temporary`."""
 
     path: pathlib.Path
     temporary: pathlib.Path
@@ -42,9 +42,9 @@ class _Item:
 
 
 class Staging:
-    """What a run writes, until all of it is written and checked.
+    """The outputs of a run until all of them are written and checked.
 
-    A context manager: what has not got its name when it ends is deleted.
+    A context manager: on exit, outputs that were not placed are deleted.
 
     Example:
       >>> import tempfile
@@ -102,7 +102,7 @@ class Staging:
     def add_folder(
         self, path: pathlib.Path, *, tell: bool = False
     ) -> pathlib.Path:
-        """An empty folder to fill, which shall get a name.
+        """Creates an empty folder that will be renamed to `path`.
 
         Args:
           path: the name; what may be replaced there the caller has checked.
@@ -115,9 +115,9 @@ class Staging:
         return fresh
 
     def place(self, *, last: pathlib.Path | None = None) -> None:
-        """Gives everything its name, in the order in which it was added.
+        """Renames all outputs to their final names, in the order of adding.
 
-        If one of them fails, those before it are as they were.
+        If one rename fails, the previous ones are undone.
 
         Args:
           last: what is to get its name after all others: where it is there,
@@ -158,7 +158,7 @@ class Staging:
 
 @contextlib.contextmanager
 def file(path: pathlib.Path, *, tell: bool = False) -> Iterator[pathlib.Path]:
-    """A temporary file that gets its name where the block succeeds.
+    """A temporary file that is renamed to `path` if the block succeeds.
 
     Args:
       path: the name.
@@ -175,15 +175,15 @@ def file(path: pathlib.Path, *, tell: bool = False) -> Iterator[pathlib.Path]:
 
 
 def spare_name(path: pathlib.Path) -> pathlib.Path:
-    """A temporary name for a path that nothing has; see `sweep`."""
+    """An unused temporary name for a path; see `sweep`."""
     middle = secrets.token_hex(4)
     return path.with_name(_prefix(path.name) + middle + SUFFIX)
 
 
 def sweep(path: pathlib.Path) -> None:
-    """Deletes what killed runs have left of a file's or folder's writing.
+    """Deletes temporary files that killed runs left behind for a path.
 
-    A folder that a killed run had just moved out of the way is put back.
+    A folder that a killed run had moved aside is moved back.
 
     Args:
       path: the name that it was to get.
@@ -302,7 +302,7 @@ def _recover(temporary: pathlib.Path, path: pathlib.Path) -> None:
 
 
 def _discard(item: _Item) -> None:
-    """Deletes what is left under a temporary name."""
+    """Deletes a leftover temporary file or folder."""
     with contextlib.suppress(OSError):
         _delete(item.temporary, item.path)
     with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""The folder of a run: one run at a time, and nothing idle left behind."""
+"""The folder of a run: locked by one run, cleaned up after a failure."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dsg_tf.samples import sample_sets
 
 SAMPLES = "samples.npz"
 PARTS = "samples.parts"
-# Where learned rounding keeps finished layers while it runs.
+# Finished layers of learned rounding, while it runs.
 ROUNDING = "rounding.parts"
 REPORT = "report.json"
 DISTANCES = "distances.csv"
@@ -29,12 +29,12 @@ _TRIES = 10
 
 @contextlib.contextmanager
 def claim(output: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Makes the run folder of an output and holds it.
+    """Creates the run folder of an output and locks it.
 
-    Temporaries that killed runs of this output have left are deleted. Where
-    the block fails by what the user gave, everything that it has made in the
-    folder is deleted; where it fails otherwise, what no later run can use. A
-    folder that is empty then goes too, if it was made here.
+    Temporary files of killed runs of this output are deleted. If the block fails
+    by a user error, every file that it created in the folder is deleted; if it
+    fails for another reason, only files from which no later run can resume. The
+    folder is deleted if it was created here and is empty.
 
     Args:
       output: the file or folder that the run writes.
@@ -68,27 +68,27 @@ def claim(output: pathlib.Path) -> Iterator[pathlib.Path]:
             if _comes_again(error):
                 for name in set(_MEMBERS) - found:
                     _delete(folder, name)
-            # Who interrupts a run goes on with it.
+            # An interrupted run is resumed, so its notes are kept.
             notes_count = not isinstance(error, Exception)
             _delete_idle(folder, made=made, notes_count=notes_count)
             raise
 
 
 def forget(folder: pathlib.Path) -> None:
-    """Deletes what an earlier run of the same output has left to go on from."""
+    """Deletes the state from which a run of this output would resume."""
     for name in (SAMPLES, PARTS, ROUNDING):
         _delete(folder, name)
 
 
 def _comes_again(error: BaseException) -> bool:
-    """Whether the same command would end by the same error."""
+    """Whether the same command would fail with the same error."""
     return isinstance(error, errors.UserError) and not isinstance(
         error, errors.ResourceError
     )
 
 
 def _delete(folder: pathlib.Path, name: str) -> None:
-    """Deletes what a run has made, by its name in the folder."""
+    """Deletes a file or folder of a run by its name in the run folder."""
     if name == PARTS:
         sample_sets.remove_folder(folder / PARTS)
     elif name == ROUNDING:
@@ -100,7 +100,7 @@ def _delete(folder: pathlib.Path, name: str) -> None:
 def _hold(
     folder: pathlib.Path, output: pathlib.Path, stack: contextlib.ExitStack
 ) -> bool:
-    """Makes the folder, holds its lock; returns whether it was made."""
+    """Creates and locks the folder; returns whether it was created."""
     for _ in range(_TRIES):
         made = False
         with disk_space.reported(folder, every=True):
@@ -119,7 +119,7 @@ def _hold(
                     folder, purpose=folder_lock.RUN, subject=str(output)
                 )
             )
-        except FileNotFoundError:  # Another run that failed took it away.
+        except FileNotFoundError:  # Another run failed and deleted it.
             continue
         except BaseException:
             inner.close()
@@ -140,10 +140,10 @@ def _remove_if_empty(folder: pathlib.Path, made: bool) -> None:
 
 
 def _check_members(folder: pathlib.Path) -> None:
-    """Refuses links where files are written: they may lead anywhere."""
+    """Refuses symbolic links at the paths that the run will write."""
     for name in _MEMBERS:
         path = folder / name
-        # A samples.npz that serves is only read; see `sampling.make`.
+        # samples.npz may be a link: if its key fits it is only read.
         if name != SAMPLES and path.is_symlink():
             raise errors.UserError(
                 str(path),
@@ -157,7 +157,7 @@ def _check_members(folder: pathlib.Path) -> None:
 def _delete_idle(
     folder: pathlib.Path, *, made: bool, notes_count: bool
 ) -> None:
-    """Deletes what no later run can go on from."""
+    """Deletes state from which no later run can resume."""
     with contextlib.suppress(OSError):
         begun = sample_sets.is_worth(folder / PARTS, notes_count=notes_count)
         if not begun:

@@ -1,10 +1,10 @@
-"""Samples as an artefact: made, kept, read back, checked; no TensorFlow.
+"""Sets of samples: written, resumed, packed and read; no TensorFlow.
 
-While samples are made they live in a folder, one memory-mapped .npy file per
-input, with a journal of the batches that are finished: memory does not grow
-with their number, and a killed run goes on where it was. When all are there
-they are packed into one `samples.npz` that carries where they come from. The
-same reader takes a user's own .npz or .npy.
+During synthesis the samples are in a folder, one memory-mapped .npy file per
+input, with a journal of the finished batches: memory does not grow with the
+number of samples, and a killed run can be resumed. Finished samples are packed
+into one `samples.npz` with metadata about their origin. The same reader opens a
+user's own .npz or .npy.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ _EXPECTED = "an .npz with one array per input, or an .npy"
 _METADATA = "metadata.json"
 _LABELS = "labels"
 _JOURNAL, _JOURNAL_TEMPORARY = "journal.json", "journal.tmp"
-# Names in an error.
+# At most so many names in an error message.
 _SHOWN = 12
 
 
 def held_out(total: int, most: int) -> int:
-    """How many of a user's own samples verify: at most a fifth.
+    """How many of a user's own samples are held out: at most a fifth.
 
     Args:
       total: how many are given.
@@ -81,7 +81,7 @@ class SampleSet:
 
 
 class SampleFolder:
-    """Samples under way: a folder that remembers which batches are done.
+    """Unfinished samples: a folder with a journal of the finished batches.
 
     Args:
       path: the folder; made if it is not there.
@@ -131,11 +131,11 @@ class SampleFolder:
 
     @property
     def notes(self) -> Mapping[str, object]:
-        """What was noted, by name; packed with the metadata."""
+        """The notes by name; they are packed with the metadata."""
         return dict(self._notes)
 
     def note(self, name: str, value: object) -> None:
-        """Keeps a finding that holds for all batches; JSON values alone."""
+        """Stores a value that holds for all batches, of types that JSON has."""
         self._notes[name] = value
         self._write_journal()
 
@@ -147,8 +147,8 @@ class SampleFolder:
     ) -> None:
         """Stores a finished batch, then notes it in the journal.
 
-        What is written lies in the page cache, which a killed process leaves
-        behind; waiting for the disk would only guard against a power cut.
+        There is no fsync: the page cache survives a killed process, and only a
+        power failure would lose the data.
         """
         for name, array in self._maps.items():
             room = len(array) - start
@@ -200,7 +200,7 @@ class SampleFolder:
             with _entry(archive, _METADATA) as entry:
                 whole = {**metadata, **self._notes}
                 entry.write(json.dumps(whole, sort_keys=True).encode())
-        # Its checksums were taken of the very bytes that were written.
+        # The checksums were computed from the bytes that were written.
         return read(path, inputs=dict.fromkeys(self._files), checked=True)
 
     def remove(self) -> None:
@@ -209,7 +209,7 @@ class SampleFolder:
         remove_folder(self._path)
 
     def _open(self, whole: Mapping[str, tuple]) -> dict[str, np.memmap]:
-        """The files, made anew where nothing is finished, with room for all."""
+        """Opens the files; creates and allocates them if no batch is finished."""
         if not self._done:
             for left_behind in self._path.glob("[0-9]*.npy"):
                 left_behind.unlink()
@@ -222,7 +222,7 @@ class SampleFolder:
                 shape=shape,
                 dtype=dtype,
             )
-            # Without blocks of its own, a full disk would kill the process.
+            # Without allocated blocks a full disk would kill the process (SIGBUS).
             disk_space.reserve(file, file.stat().st_size)
         return maps
 
@@ -254,8 +254,8 @@ class SampleFolder:
     ) -> tuple[dict[int, list[int]], dict]:
         """Labels of the finished batches by start, and the notes.
 
-        None of either if in any doubt of the journal; a batch is left out
-        where its samples are not those that were written.
+        Both are empty if the journal is damaged; a batch is left out if its
+        samples do not match their checksums.
         """
         self._sums: dict[int, list[int]] = {}
         if not os.path.lexists(self._journal):
@@ -295,7 +295,7 @@ class SampleFolder:
         journal: sample_journal.Journal,
         count: int,
     ) -> list[np.ndarray]:
-        """The arrays, which are what a journal was written of."""
+        """The arrays, checked against the shapes in the journal."""
         if not journal.done:
             return []
         journal.check_bounds(count)
@@ -314,7 +314,7 @@ class SampleFolder:
 
 
 def is_worth(path: pathlib.Path, *, notes_count: bool) -> bool:
-    """Whether a later run could go on from a folder of samples under way.
+    """Whether a later run could resume from a folder of unfinished samples.
 
     Args:
       path: the folder.
@@ -328,7 +328,7 @@ def is_worth(path: pathlib.Path, *, notes_count: bool) -> bool:
 
 
 def remove_folder(path: pathlib.Path) -> None:
-    """Deletes a folder of samples under way; what is not of it stays."""
+    """Deletes the files of unfinished samples; keeps files of others."""
     if path.is_symlink() or not path.is_dir():
         return
     for file in (
@@ -437,7 +437,7 @@ def _choose(subject: str, arrays: dict, inputs: Mapping) -> dict:
 
 
 def _under_its_name(arrays: dict, name: str) -> dict:
-    """The one array that can be the inputs, under the input's name."""
+    """The only array that can be the input, renamed to the input's name."""
     candidates = list(arrays.values())
     if len(arrays) > 1:
         candidates = [
@@ -447,12 +447,12 @@ def _under_its_name(arrays: dict, name: str) -> dict:
 
 
 def _entry(archive: zipfile.ZipFile, name: str):
-    """A member to write to; its time is fixed: same samples, same bytes."""
+    """A zip member with a fixed time: same samples, same bytes."""
     return archive.open(zipfile.ZipInfo(name), "w", force_zip64=True)
 
 
 def _few(names: Sequence[str]) -> str:
-    """Names for an error, which is one line of some length."""
+    """Names for an error message, shortened to a line."""
     shown = [n if len(n) <= 60 else f"{n[:60]}..." for n in names[:_SHOWN]]
     more = len(names) - len(shown)
     return ", ".join(shown) + (f" and {more} more" if more else "")
