@@ -209,7 +209,7 @@ class SampleFolder:
         remove_folder(self._path)
 
     def _open(self, whole: Mapping[str, tuple]) -> dict[str, np.memmap]:
-        """Opens the files; creates and allocates them if no batch is finished."""
+        """Opens the files; creates them if no batch is finished."""
         if not self._done:
             for left_behind in self._path.glob("[0-9]*.npy"):
                 left_behind.unlink()
@@ -222,7 +222,7 @@ class SampleFolder:
                 shape=shape,
                 dtype=dtype,
             )
-            # Without allocated blocks a full disk would kill the process (SIGBUS).
+            # Without allocated blocks a full disk would cause a SIGBUS.
             disk_space.reserve(file, file.stat().st_size)
         return maps
 
@@ -295,7 +295,7 @@ class SampleFolder:
         journal: sample_journal.Journal,
         count: int,
     ) -> list[np.ndarray]:
-        """The arrays, checked against the shapes in the journal."""
+        """The existing arrays, checked for shape, dtype and order."""
         if not journal.done:
             return []
         journal.check_bounds(count)
