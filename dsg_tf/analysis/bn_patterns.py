@@ -1,9 +1,8 @@
-"""BatchNormalization that was written out as arithmetic.
+"""Recognises BatchNormalization that was decomposed into arithmetic.
 
-What Keras 3, tf.nn.batch_normalization and hand-written code leave behind in a
-graph: additions, multiplications and a root of constants. A pattern names the
-form; what it stands for (epsilon, the axis of the channels) decides whether it
-is a BN at all.
+Keras 3, tf.nn.batch_normalization and hand-written code produce additions,
+multiplications and a square root of constants. A pattern describes the form;
+the constants (epsilon, the axis of the channels) decide whether a match is a BN.
 """
 
 from __future__ import annotations

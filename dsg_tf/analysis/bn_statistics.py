@@ -1,7 +1,8 @@
-"""BatchNormalization layers of a frozen graph, and what they remember.
+"""BatchNormalization layers of a frozen graph, and their statistics.
 
-A BN layer remembers, for every channel, the mean and the variance that its
-*input* had over the training set. That is what samples are synthesised from.
+A BN layer holds, for every channel, the mean and the variance of its *input*
+over the training set (moving_mean, moving_variance). Samples are synthesised
+from these statistics.
 
 Layers are found through edges: fused (FusedBatchNorm, V2, V3) and decomposed
 (what Keras 3, tf.nn.batch_normalization and hand-written code leave behind),

@@ -1,13 +1,13 @@
-"""Ways from one layer to the next along which channels keep apart.
+"""Paths between linear layers on which every channel stays independent.
 
-Where a layer's output reaches just one other layer, through operations that
-treat each channel alone and commute with a positive factor,
+If the output of a layer is read by exactly one other layer, through operations
+that act on each channel separately and commute with a positive factor,
 
     f(x / s) = f(x) / s,    s > 0, one factor a channel,
 
-the factor can be moved from the first layer's weights into the second's. Such
-paths are what cross-layer equalization and bias absorption act on. Where a
-path ends at something else, it says what.
+the factor can be moved from the first layer's weights into the second's.
+Cross-layer equalization and bias absorption work on these paths. For a layer
+without such a path the reason is returned.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import tensorflow as tf
 from dsg_tf.analysis import layer_edits, linear_layers
 from dsg_tf.graph import ir
 
-# One operand, positively homogeneous, channel by channel.
+# Operations with one operand that commute with a positive factor per channel.
 _ALONE = frozenset(
     {
         "AvgPool",
@@ -44,7 +44,7 @@ LINEAR_OPS = _SHAPE_OPS | frozenset({"AvgPool", "MaxPool", "Mean"})
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Path:
-    """A way from a layer to the only layer that reads it.
+    """A path from a layer to the only layer that reads its output.
 
     Attributes:
       first: the layer that it starts at.
@@ -73,7 +73,7 @@ class Path:
 
 @dataclasses.dataclass(frozen=True)
 class Broken:
-    """A layer that no path leads away from.
+    """A layer without a path, with the reason.
 
     Attributes:
       first: the layer's name.
@@ -85,7 +85,7 @@ class Broken:
 
 
 def find(graph: ir.Graph) -> tuple[Path | Broken, ...]:
-    """Where the way from each layer leads, in topological order.
+    """The path that begins at each layer, in topological order.
 
     Args:
       graph: a frozen graph, BN folded.
@@ -176,7 +176,7 @@ def _from(
 
 
 def _breaks(graph: ir.Graph, node: ir.Node, tensor: str, channels: int) -> str:
-    """Why a node ends a path; empty where it does not."""
+    """Why a path cannot pass through a node; empty if it can."""
     if node.inputs[0] != tensor and node.op != "Minimum":
         return f"{node.op} reads it as another operand"
     if node.op in _ALONE or node.op in ("Relu6", "Minimum"):

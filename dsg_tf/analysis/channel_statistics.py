@@ -1,4 +1,4 @@
-"""What BatchNorm says of tensors behind it: by channel, without samples.
+"""Statistics of tensors behind a BatchNorm, per channel, without samples.
 
 A tensor whose BN was folded is taken as normal in each channel, with BN's own
 mean beta and deviation |gamma|. This module follows it through activations,
@@ -149,7 +149,7 @@ def find(graph: ir.Graph) -> dict[str, ClippedNormal]:
 def _behind(
     graph: ir.Graph, node: ir.Node, found: dict[str, ClippedNormal]
 ) -> ClippedNormal | None:
-    """What a node makes of what is known of its inputs."""
+    """Statistics of a node's output, from those of its inputs."""
     known = [found[t] for t in node.inputs if t in found]
     if not known:
         return None

@@ -1,8 +1,8 @@
-"""The classifier at the end of a graph, where there is one.
+"""Finds the classifier at the end of a graph.
 
-BatchNorm statistics describe nothing behind the last BN: pooled features,
-logits, probabilities. Where the model is a classifier, asking samples for a
-class drives these tensors to the values that images of that class give them.
+BatchNorm statistics do not describe tensors behind the last BN: pooled features,
+logits, probabilities. If the model is a classifier, a classification loss on
+the samples drives these tensors to the values that images of a class produce.
 """
 
 from __future__ import annotations

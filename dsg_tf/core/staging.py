@@ -1,8 +1,8 @@
 """Writes outputs under temporary names and renames all of them at the end.
 
 Every temporary name is `.<name>.<8 hex digits>.dsg_tf.tmp`, in the folder of
-the output. Users' files do not have such names. A writing process holds a lock on
-its temporary file, so leftovers of killed runs can be recognised and deleted.
+the output. Users' files do not have such names. A writing process holds a lock
+on its temporary file, so leftovers of killed runs can be recognised and deleted.
 """
 
 from __future__ import annotations

@@ -32,9 +32,9 @@ def claim(output: pathlib.Path) -> Iterator[pathlib.Path]:
     """Creates the run folder of an output and locks it.
 
     Temporary files of killed runs of this output are deleted. If the block
-    fails by a user error, every file that it created in the folder is deleted; if it
-    fails for another reason, only files from which no later run can resume. The
-    folder is deleted if it was created here and is empty.
+    fails by a user error, every file that it created in the folder is deleted;
+    if it fails for another reason, only files from which no later run can
+    resume. The folder is deleted if it was created here and is empty.
 
     Args:
       output: the file or folder that the run writes.

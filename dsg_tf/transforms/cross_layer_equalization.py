@@ -1,4 +1,4 @@
-"""Cross-layer equalization: alike ranges of weights, the same function.
+"""Cross-layer equalization: equal weight ranges, the same function.
 
 Between two layers W1 -> f -> W2 with f(x / s) = f(x) / s, factors s > 0 move
 from W1 into W2, one for each channel c between them:

@@ -1,7 +1,7 @@
-"""Rounding of one layer's weights, learned from what the layer sees.
+"""AdaRound's arithmetic: learns the rounding of one layer's weights.
 
-The arithmetic of AdaRound: a kernel as a matrix, its inputs as rows, and for
-each weight the decision to round down or up, by minimising
+The kernel is a matrix and its inputs are rows. For each weight the decision to
+round down or up is learned by minimising
 
     |f(W x) - f(W~ x^)|^2 + lambda sum(1 - |2 h(V) - 1|^beta),
     W~ = scale * clip(floor(W / scale) + h(V), qmin, qmax),
@@ -33,7 +33,7 @@ from dsg_tf.quant import qtypes
 
 # The stretch of the rectified sigmoid (section 3.4): zeta and gamma.
 _ZETA, _GAMMA = 1.1, -0.1
-# Steps between two looks at how many roundings are still open.
+# Steps between two checks of how many roundings are undecided.
 _CHUNK = 50
 # Rounding has settled when fewer than this share of h(V) lie between _OPEN and
 # 1 - _OPEN.
@@ -65,7 +65,7 @@ class Config:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Learned:
-    """A kernel's codes and what they are worth.
+    """The codes of a kernel, with their error.
 
     Attributes:
       codes: whole numbers, float64 (G, K, O / G), within the grid.
@@ -114,7 +114,7 @@ def learn(
     nearest = np.clip(np.rint(position), grid.qmin, grid.qmax)
     near_error, near_bias = judge(nearest)
     total = float(near_error.sum())
-    # What the layers before have shifted is not for rounding to mend.
+    # Rounding must not compensate a shift that earlier layers caused.
     _, bias = judge(position)
     learned, steps = nearest, 0
     if config.steps and total > 0:
@@ -200,8 +200,8 @@ def _shuffled(
 ) -> list[np.ndarray]:
     """Rows in random order, (G, R + size - 1, ...), the first again at the end.
 
-    So each step takes neighbours, from a random place on: one copy in one
-    piece, where single rows are as many copies as there are rows and groups.
+    Each step takes consecutive rows from a random start: one contiguous copy
+    instead of one copy for each row and group.
     """
     count = arrays[0].shape[1]
     order = rng.permutation(count)
@@ -266,10 +266,10 @@ def _chunk(size: int, config: Config):
 
 
 def _error_gradient(codes, x, y, scale, bias, bounds, unit, ends) -> tf.Tensor:
-    """Of the relative error, by h. Written out, it takes half the time."""
+    """Gradient of the relative error by h; twice as fast as autodiff."""
     weights = scale * tf.clip_by_value(codes, ends[0], ends[1])
     output = x @ weights + bias
-    # What is clipped does not move.
+    # The gradient of a clipped output is zero.
     moves = tf.logical_and(output > bounds[0], output < bounds[1])
     difference = tf.where(moves, output - y, tf.zeros_like(y))
     rows = tf.cast(tf.shape(x)[1], tf.float32)
@@ -293,9 +293,9 @@ def _rectified_sigmoid(v: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def _draw_gradient(h: tf.Tensor, step: tf.Tensor, config: Config) -> tf.Tensor:
-    """Of lambda * mean(|2 h - 1|^beta) by h, which draws h to 0 or 1.
+    """Gradient of lambda * mean(|2 h - 1|^beta) by h (regularizer).
 
-    It is taken off the gradient: the loss has 1 - |2 h - 1|^beta.
+    The caller subtracts it, because the loss has 1 - |2 h - 1|^beta.
     """
     first, last = config.beta
     warm = config.warm_start * config.steps

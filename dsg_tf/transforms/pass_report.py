@@ -1,4 +1,4 @@
-"""What a pass did, node by node: nothing is skipped in silence.
+"""The report of a pass: what was applied and skipped, node by node.
 
 A pass is a function `Graph -> (Graph, PassReport)`. Its report has a row for
 every place where the technique could have been applied, with the reason where
@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One place where a pass acted, or did not.
+    """One place where a pass was applied or skipped.
 
     Attributes:
       node: the layer (or pair of layers, "a -> b") in the source model's

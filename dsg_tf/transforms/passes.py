@@ -2,9 +2,9 @@
 
 fold BN -> equalize -> absorb biases -> round weights -> correct biases
 
-BN goes first, for the others need whole layers; ranges of weights are made
-alike before scales are chosen; biases are corrected for the rounding that was
-done. Each pass is usable alone: see `dsg_tf.transforms`.
+BN is folded first because the other passes need whole layers; weights are
+equalized before scales are chosen; biases are corrected after rounding. Each
+pass can be used alone: see `dsg_tf.transforms`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _MEASURED_ON = 32
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Prepared:
-    """A graph whose weights are on their grids, and how it came to be.
+    """The graph with weights on their grids, and the reports of the passes.
 
     Attributes:
       graph: with `weight_grids`.
