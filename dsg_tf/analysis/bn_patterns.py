@@ -2,7 +2,7 @@
 
 Keras 3, tf.nn.batch_normalization and hand-written code produce additions,
 multiplications and a square root of constants. A pattern describes the form;
-the constants (epsilon, the axis of the channels) decide whether a match is a BN.
+the constants (epsilon, channel axis) decide whether a match is a BN.
 """
 
 from __future__ import annotations

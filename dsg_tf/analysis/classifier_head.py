@@ -1,6 +1,6 @@
 """Finds the classifier at the end of a graph.
 
-BatchNorm statistics do not describe tensors behind the last BN: pooled features,
+BN statistics do not describe tensors behind the last BN: pooled features,
 logits, probabilities. If the model is a classifier, a classification loss on
 the samples drives these tensors to the values that images of a class produce.
 """

@@ -2,7 +2,7 @@
 
 Every temporary name is `.<name>.<8 hex digits>.dsg_tf.tmp`, in the folder of
 the output. Users' files do not have such names. A writing process holds a lock
-on its temporary file, so leftovers of killed runs can be recognised and deleted.
+on its temporary file, so leftovers of killed runs are recognised and deleted.
 """
 
 from __future__ import annotations
