@@ -1,9 +1,10 @@
 """The order of the stages, from a model to a verified .tflite.
 
-load -> BN moments, input domain -> float .tflite (what cannot be exported is
-said here, before the long work) -> samples -> passes (BN folded, weights on
-their grids) -> ranges -> integer .tflite, read back; or, where no .tflite can
-hold it, a simulated SavedModel -> compare with the float graph -> report
+load -> BN moments, input domain -> float .tflite (a model that cannot be
+exported is refused here, before the long work) -> samples -> passes (BN folded,
+weights on their grids) -> ranges -> integer .tflite, read back; or a simulated
+SavedModel if .tflite has no such widths -> compare with the float graph ->
+report
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ from dsg_tf.transforms import passes
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Result:
-    """What a run leaves behind.
+    """The result of a run: files, report and verdict.
 
     Attributes:
       output: the integer .tflite, or the SavedModel of a simulation. Without an
@@ -132,8 +133,8 @@ def quantize_model(
       The result; see `Result`.
 
     Raises:
-      errors.UserError: what the user can mend: the model, the config, the
-        samples, the output folder. Nothing is written then.
+      errors.UserError: the model, the config, the samples or the output folder
+        are not usable; nothing is written then.
 
     Example:
       result = dsg_tf.quantize_model("net", output="net_int8.tflite")
@@ -183,7 +184,7 @@ def _run(
     callbacks: Sequence,
     real: str | os.PathLike,
 ) -> Result:
-    """The stages, in a run folder that nobody else works in."""
+    """Runs the stages in a locked run folder."""
     clock = _Clock()
     with clock.stage("load"):
         source = source_model.load(model, config)
@@ -194,7 +195,7 @@ def _run(
         else:
             sampling.check(source, config.synthesis)
         others = sampling.given(source, os.fspath(real)) if real else None
-    # Not before: where the model or the samples are refused, that is all.
+    # Logged only after the model and the samples were accepted.
     source.log()
     if not config.resume:
         run_folders.forget(run_folder)
@@ -243,9 +244,9 @@ def _run(
             seconds=clock.seconds,
         )
         staged.add(run_folder / run_folders.REPORT, report_lib.to_json(report))
-        # All of it is written and checked: the output gets its name last.
+        # Everything is written and checked; the output is renamed last.
         staged.place(last=output)
-    # Only now: a run that is killed before goes on from what is kept there.
+    # Deleted only now: a run killed before this line resumes from it.
     checkpoints.remove(run_folder / run_folders.ROUNDING)
     return Result(output, run_folder, report, report["passed"])
 
@@ -277,7 +278,7 @@ def synthesize(
       errors.UserError: as `quantize_model`.
     """
     config = needs.complete(config or run_config.PipelineConfig())
-    # Samples that are given are for quantize_model; these are to be made.
+    # `config.samples` is ignored: this function always synthesises.
     config = dataclasses.replace(config, samples="")
     output = files.run_destination(output, {"the model": model})
     with run_folders.claim(output) as folder, disk_space.reported(folder):
@@ -355,7 +356,7 @@ def _prepare(
     config: run_config.PipelineConfig,
     run_folder: pathlib.Path,
 ) -> passes.Prepared:
-    """Runs the passes; learned rounding is kept layer by layer."""
+    """Runs the passes; saves each layer of learned rounding for resuming."""
     arrays = {name: np.asarray(a) for name, a in calibrating.arrays.items()}
 
     def store(graph: ir.Graph) -> checkpoints.LayerStore:

@@ -1,7 +1,7 @@
-"""What a run did and how good its file is: JSON for machines, a table to read.
+"""The report of a run: JSON for programs, a table for the terminal.
 
-`report.json` holds everything; the table on the screen holds what a person
-decides by: the agreement with the float model, and where to look if it is bad.
+`report.json` contains everything; the table shows the agreement with the float
+model and the layers with the largest errors.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from dsg_tf.export import simulation
 from dsg_tf.fidelity import output_kinds
 from dsg_tf.fidelity import verdict as verdict_lib
 
-# What becomes of a layer that no pass can treat.
+# Treatment of a layer that no pass supports.
 _INSTEAD = "weights rounded to nearest by the exporter, on their own scales"
 # Layers on the screen, worst first; report.json has all of them.
 _SHOWN_LAYERS = 5
@@ -134,7 +134,7 @@ def build(
 
 
 def _settled(report: Mapping) -> list[str]:
-    """Why the samples got no more steps, in a line; none where not asked."""
+    """A line that says why the synthesis stopped; none without a tolerance."""
     rounds = (report.get("rounds") or {}).values()
     asked = [row for row in rounds if row["settled"] is not None]
     if not asked:
@@ -172,7 +172,7 @@ def _pass(report) -> dict:
 
 
 def _ranges(ranges: Mapping) -> dict:
-    """Ranges from samples and from BN; far apart, they are flagged."""
+    """Ranges from samples and from BN, with a flag if they differ a lot."""
     table = {}
     for tensor, (observed, known) in ranges.items():
         row: dict[str, Any] = {"samples": [observed.min, observed.max]}
@@ -203,7 +203,7 @@ def show(report: Mapping) -> None:
 
 
 def opening(report: Mapping) -> list[str]:
-    """What must be read before the numbers: doubts, then what is left open."""
+    """Lines to print above the table: doubts first, then notes."""
     verdict = report["verdict"]
     doubts, notes = verdict["doubts"], verdict["notes"]
     lines = [f"doubtful: {text}" for text in doubts[:_SHOWN_DOUBTS]]
@@ -215,7 +215,7 @@ def opening(report: Mapping) -> list[str]:
 
 
 def summary(report: Mapping) -> list[str]:
-    """The closing lines: files, size, time, and what to do if it is bad."""
+    """Lines below the table: files, size, time, and advice."""
     sizes, seconds = report["size_bytes"], report["seconds"]
     size = f"{sizes['integer'] / 1e3:.0f} kB"
     if sizes["float"] is not None:
@@ -258,7 +258,7 @@ def summary(report: Mapping) -> list[str]:
 
 
 def _cover(source, config: run_config.PipelineConfig) -> str:
-    """How tensors behind the last BN were given values."""
+    """How the synthesis covered tensors behind the last BN."""
     synthesis = config.synthesis
     if config.samples:
         return "the user's samples"

@@ -1,11 +1,11 @@
-"""Samples from nothing but a trained model.
+"""Synthesis of samples from the BN statistics of a trained model.
 
 Modules, lowest first:
-  losses          what a sample is pulled towards; pure functions.
-  natural_images  where images start, and how they move.
-  sample_space    between an input's units and the variables.
+  losses          terms of the loss; pure functions.
+  natural_images  initial images, and the space in which they are optimised.
+  sample_space    conversion between an input's units and the variables.
   synthesizer     the keras.Model whose variables are the samples.
-  callbacks       what happens around the steps.
-  padding_trial   which edges of shifted images fit the model.
+  callbacks       targets, views, schedules, logs and progress.
+  padding_trial   selects how shifted images are filled at the border.
   run             batch after batch, with resume; the package's entry.
 """

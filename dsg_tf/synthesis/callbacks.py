@@ -1,4 +1,4 @@
-"""What happens around the synthesis steps, as Keras callbacks."""
+"""Keras callbacks of the synthesis: targets, schedules, logs, progress."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class BatchNormTargets(keras.callbacks.Callback):
 
     The margins are DSG's (section 3.2): noise of the input domain goes through
     the model, and the percentile of |m - mu| and |s - sigma| over samples and
-    channels, in the unit of the loss, becomes the layer's margin. They belong
-    to this very model, so they are computed, once, and kept for the batches
-    that follow. White noise, the paper's, knows nothing of how images differ;
-    what samples start as does (`SynthesisConfig.slack_source`).
+    channels, in the unit of the loss, becomes the layer's margin. The margins
+    are computed once for the model and kept for all batches. The paper uses
+    white noise, which does not vary as images do; the initial samples do
+    (`SynthesisConfig.slack_source`).
     """
 
     def __init__(self):
@@ -171,7 +171,7 @@ class PlateauAnneal(keras.callbacks.Callback):
 
 
 class StopWhenSettled(keras.callbacks.Callback):
-    """Ends a batch whose loss has stopped falling.
+    """Stops a batch whose loss no longer falls.
 
     Args:
       patience: steps in which the best loss must fall by `min_change`.

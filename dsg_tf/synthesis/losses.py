@@ -1,4 +1,4 @@
-"""What samples are pulled towards: pure functions of tensors.
+"""Terms of the synthesis loss, as pure functions of tensors.
 
 Notation of the papers: BN layer l of N has moving mean mu, deviation sigma and
 C channels; its input for sample i has moments m (mean) and s (deviation) over
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-# Below this, nothing varies.
+# A variance below this counts as zero.
 _SMALLEST_VARIANCE = 1e-12
 
 
@@ -40,7 +40,7 @@ def sample_moments(
 
 
 def has_positions(features: tf.Tensor, channel_axis: int) -> bool:
-    """Whether a sample alone has a deviation: more than one position.
+    """Whether a single sample has a deviation, i.e. several positions.
 
     Features of dense layers, and pooled ones (B, 1, 1, C), have none; only
     the batch shows how they vary.
@@ -119,9 +119,9 @@ def label_loss(
 ) -> tf.Tensor:
     """Cross-entropy to the drawn class, mean over samples, in nats.
 
-    Cross-entropy stops pulling once the class is certain. A temperature T
-    divides the logits first, so that it pulls until their margin is T times as
-    wide: the tail that a few of many real images reach.
+    The gradient of cross-entropy vanishes once the class is certain. The logits
+    are divided by a temperature T first, so that the gradient vanishes only at
+    a T times larger margin, which a few of many real images have.
 
     Args:
       logits: float (B, K).

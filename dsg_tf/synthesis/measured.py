@@ -1,14 +1,14 @@
-"""What BN layers remember, measured in a network whose BN is folded.
+"""Moments of BN layers' inputs, measured on the folded graph.
 
-A folded BN layer is no operation any more: the convolution before it computes
-the layer's output y = k (x - mean) + beta, with k = gamma / sigma. The moments
-of x follow from those of y, so that samples can be optimised on the folded
-graph: two passes over memory less for every layer forward, and one backward.
+After folding, the convolution computes the BN layer's output directly:
+y = k (x - mean) + beta, with k = gamma / sigma. The moments of x follow from
+those of y, so samples can be optimised on the folded graph, which saves two
+passes over memory per layer forward and one backward.
 
-The measuring is one function with a gradient of its own, which includes the
-activation behind the layer. A step of synthesis is bound by memory, not by
-arithmetic: derived operation by operation, moments and activation read and
-wrote every feature map a dozen times.
+Moments and the activation behind the layer are computed by one function with a
+custom gradient. A synthesis step is bound by memory bandwidth, not arithmetic:
+with automatic differentiation every feature map was read and written a dozen
+times.
 """
 
 from __future__ import annotations
@@ -171,7 +171,7 @@ def _readings(
     folded: ir.Graph,
     layers: Sequence[bn_statistics.BatchNorm],
 ) -> list[_Reading] | None:
-    """Where to measure each layer in the folded graph; None where it hides.
+    """Where to measure each layer in the folded graph; None if impossible.
 
     Of two BN layers behind one convolution the first is nowhere to be seen,
     and what it reads has been scaled for the second.

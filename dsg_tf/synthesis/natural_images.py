@@ -1,4 +1,4 @@
-"""White noise in, images with the statistics of natural ones out.
+"""A linear map from white noise to images with natural statistics.
 
 Three things are alike in photographs of all kinds: amplitudes fall with
 frequency, about as 1/f; colour channels share most of what they show; and

@@ -1,4 +1,4 @@
-"""What lay beyond the edges of training's images, tried on BN's moments.
+"""Finds out how training images were padded, from BN statistics.
 
 Training shows a network images at random shifts. Some pipelines pad images with
 black and crop (the usual one of CIFAR-10), others resize a part of the image or

@@ -1,4 +1,4 @@
-"""Batch after batch of samples, written out as they finish, with resume."""
+"""Synthesises batches of samples, saves each one, resumes killed runs."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def synthesize(
     key: str,
     callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> sample_sets.SampleFolder:
-    """Makes `count` samples in `folder`, going on where a killed run stopped.
+    """Makes `count` samples in `folder`; resumes a killed run.
 
     Args:
       graph: the frozen graph, BN intact, as the model's owner made it.
@@ -254,7 +254,7 @@ def _optimise(model, callbacks, steps: int) -> None:
 
 
 def _ticks(steps: int) -> tf.data.Dataset:
-    """A dataset that gives `fit` nothing, so many times.
+    """A dataset of `steps` dummy elements for `fit`.
 
     With an end, or tf.data would run ahead as far as it can; and without its
     tuning, which `fit` waits for at its own end.
@@ -266,7 +266,7 @@ def _ticks(steps: int) -> tf.data.Dataset:
 
 
 def _callbacks(config, stage, *, steps: int) -> list[keras.callbacks.Callback]:
-    """What makes the steps of a round, in the order they act."""
+    """The callbacks of one round, in their order."""
     chosen = []
     if config.jitter or config.mirror:
         chosen.append(callbacks_lib.ChangeViews())
@@ -281,7 +281,7 @@ def _callbacks(config, stage, *, steps: int) -> list[keras.callbacks.Callback]:
 
 
 def _watchers(config, folder, *, finished) -> list[keras.callbacks.Callback]:
-    """What ends a batch early, and what writes down how it went."""
+    """The callbacks of all rounds: early stopping and the log."""
     chosen = []
     if config.patience:
         chosen.append(callbacks_lib.StopWhenSettled(config.patience))

@@ -1,4 +1,4 @@
-"""Between the units of a model's input and the variables of its samples.
+"""Converts between a model input's units and the variables of samples.
 
 Samples are kept in deviations from the domain's mean, so that one learning rate
 fits a 0..255 model and a [-1, 1] model alike. Images are optimised before a map

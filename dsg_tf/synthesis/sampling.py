@@ -1,4 +1,4 @@
-"""The samples of a run: the user's own, checked, or synthesised ones."""
+"""The samples of a run: the user's own, or synthesised ones."""
 
 from __future__ import annotations
 
@@ -56,9 +56,9 @@ def check(
     source: source_model.SourceModel,
     config: synthesis_config.SynthesisConfig,
 ) -> None:
-    """Refuses what the config asks of inputs that are not so.
+    """Refuses a config that does not fit the model's inputs.
 
-    Before a run leaves anything behind.
+    Called before the run writes anything.
 
     Raises:
       errors.UserError: black borders of an input that cannot have any.
@@ -79,7 +79,7 @@ def make(
     callbacks: Sequence = (),
     tell: bool = False,
 ) -> sample_sets.SampleSet:
-    """Synthesises samples and packs them; a pack of the same key serves.
+    """Synthesises and packs samples; reuses a pack with the same key.
 
     Args:
       source: the model.
@@ -127,7 +127,7 @@ def make(
 def _packed_before(
     source: source_model.SourceModel, output: pathlib.Path, key: str
 ) -> sample_sets.SampleSet | None:
-    """Samples of this key that an earlier run has left; None without any."""
+    """The packed samples of an earlier run with this key, or None."""
     if not os.path.lexists(output):
         return None
     why, log = "of another model or config", logging.info
@@ -156,7 +156,7 @@ def _check_room(
     output: pathlib.Path,
     count: int,
 ) -> None:
-    """Refuses a disk that samples under way and their pack do not fit on."""
+    """Checks that the disk has space for the samples and their pack."""
     size = sum(
         count * math.prod(port.shape[1:]) * port.dtype.size
         for port in source.graph.inputs
@@ -173,9 +173,8 @@ def split(
 ) -> tuple[sample_sets.SampleSet, sample_sets.SampleSet]:
     """Samples to calibrate with, and others to verify on.
 
-    Samples that were made with others to verify on are parted as they were
-    meant to be. Of a user's own at most a fifth are held out: they are what
-    there is.
+    Samples of an earlier run are split as in that run. Of a user's own samples
+    at most a fifth are held out.
     """
     if len(sample_set) == 1:
         logging.warning("a single sample: it is verified on itself")
@@ -189,7 +188,7 @@ def split(
 
 
 def _meant(sample_set: sample_sets.SampleSet) -> int:
-    """How many samples of `make` were made to verify on; 0 where none were."""
+    """How many samples of an earlier run were for verification; 0 if none."""
     metadata = sample_set.metadata
     synthesis_fields = metadata.get("synthesis")
     if not isinstance(synthesis_fields, Mapping):
