@@ -1,4 +1,4 @@
-"""From the flags of a batch to its runs: pure, but for looks at files."""
+"""Derives the runs of a batch from its flags; only reads files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Grids of runs: every combination of the values of some axes."""
+"""Grids of runs: all combinations of the values of the axes."""
 
 from __future__ import annotations
 

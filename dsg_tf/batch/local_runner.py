@@ -1,7 +1,7 @@
 """Runs of a batch as processes of this machine.
 
-Every command is a process of its own: what crashes, or runs out of memory,
-takes nothing else with it. None outlives the driver (`lifeline`).
+Every command is a separate process, so a crash or lack of memory does not
+affect other runs. The processes end with the driver (`lifeline`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a table of runs needs, from the files that a run leaves behind."""
+"""Reads the numbers for a table of runs from the files of the runs."""
 
 from __future__ import annotations
 

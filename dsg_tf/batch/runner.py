@@ -1,7 +1,7 @@
-"""Where runs are run: the one interface between a batch and its workers.
+"""The interface between a batch and its workers.
 
-`local_runner` has processes of this machine behind it; whatever a cluster
-offers can stand behind it too, as long as workers see the output folder.
+`local_runner` implements it with processes of this machine. A cluster could
+implement it too, if its workers can access the output folder.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Runs what is ready, and records what comes of it.
+"""Starts runs whose dependencies are done, and records their results.
 
-A run is ready once those that it needs are done. Of equal runs the record
-knows the outcome already: what is done is skipped, what has failed waits until
-it is asked for again.
+A run is ready when the runs that it depends on are done. A run whose key is in
+the record is not repeated: it is skipped if it is done, and if it has failed it
+is repeated only on request.
 """
 
 from __future__ import annotations

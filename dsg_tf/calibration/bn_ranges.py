@@ -1,6 +1,6 @@
-"""Ranges of activations that BatchNorm tells, without samples.
+"""Ranges of activations from BatchNorm statistics, without samples.
 
-A channel behind a BN is taken as normal with mean beta and deviation |gamma|;
+A channel behind a BN is assumed normal with mean beta and deviation |gamma|;
 its range is beta -+ n |gamma|, through the activation, and a tensor's range
 holds those of all its channels (DFQ section 4.2 and 5: n = 6).
 

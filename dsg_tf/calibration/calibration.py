@@ -1,10 +1,9 @@
-"""Ranges of activations, from samples through a float model.
+"""Ranges of activations, observed on samples in the float model.
 
-For an integer .tflite the float .tflite is run that is going to be quantized,
-so that every tensor has its own name and nothing has to be matched to the
-source graph; for a simulation, the graph. Samples go through one by one or a
-few at a time, and each tensor is observed and forgotten: memory does not grow
-with their number.
+For an integer .tflite the float .tflite is run, so tensors have the names of
+the file and need not be matched to the source graph; for a simulation, the
+graph is run. Samples are processed one by one or in small batches and only the
+observers keep state: memory does not grow with the number of samples.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the command lines share: one-line errors, grouped help, exit codes.
+"""Common parts of the command lines: errors, grouped help, exit codes.
 
 Exit codes: 0 done, 1 the user can mend it, 2 done but below the threshold (of a
 batch: some runs failed), 70 a defect of dsg_tf, 130 interrupted (SIGINT), 143

@@ -1,4 +1,4 @@
-"""Values that no flag takes, whatever it is for."""
+"""Refuses values that are invalid for every flag."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Flagfiles: read with care, and put in the place of the flags naming them.
+"""Reads flagfiles safely and inserts their flags into the command line.
 
-absl would read whatever `--flagfile` names. A pipe, a folder, a file that
-never ends, other encodings and files that name each other are refused here.
+absl reads any path given by `--flagfile`. Here pipes, folders, endless files,
+encodings other than UTF-8 and circular references are refused.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The flags of `dsg_tf.quantize`, and the config that they ask for.
 
-Other command lines take the same flags under the same names: a definition is
-here once, and each command line has it put into flags of its own.
+The flags are derived from the fields of the configs (`config.options`). Other
+command lines reuse these definitions under the same names.
 """
 
 from __future__ import annotations

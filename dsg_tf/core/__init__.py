@@ -1,1 +1,1 @@
-"""What all else stands on: errors, files, progress, signals. No TensorFlow."""
+"""Foundations: errors, files, progress, signals. No TensorFlow."""

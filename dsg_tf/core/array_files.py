@@ -1,8 +1,7 @@
-"""Arrays in .npy and .npz files that come from anywhere.
+"""Reads arrays from untrusted .npy and .npz files.
 
-Nothing that a file says of itself is believed: a header must fit the bytes
-that are there, and the bytes of an archive its checksums. No array is read
-before it is asked for.
+Headers are checked against the size of the file, and the members of an archive
+against their checksums. Arrays are read only on request.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Values that a config refuses, each with one error that says why.
+"""Checks of config values, each with an error of one line.
 
-A check returns nothing, and raises `errors.UserError` with what was given and
-what would do.
+A check returns nothing, or raises `errors.UserError` with the value and the
+valid values.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""How a command ends: its exit code and one line, from what it raised.
+"""Exit code and final line of a command, derived from its exception.
 
-What a user can mend has exit code 1. All that nobody has foreseen has exit
-code 70, and its traceback goes to a file: the run's folder has it, or where
-that is not there or takes no file, the folder of temporary files.
+Errors that the user can fix have exit code 1. Unexpected exceptions have exit
+code 70, and their traceback is written to a file in the run folder, or in the
+folder of temporary files if the run folder is missing or not writable.
 """
 
 from __future__ import annotations

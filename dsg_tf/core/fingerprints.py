@@ -1,4 +1,4 @@
-"""Hashes by which equal work is known: of files, of folders, of settings."""
+"""Hashes of files, folders and settings, to recognise equal work."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Processes that must not outlive the one that started them.
+"""Ends child processes when their parent dies.
 
-The parent gives them a pipe as standard input and sets `ENVIRONMENT`. The
-kernel closes the pipe however the parent dies, by kill -9 too.
+The parent gives its children a pipe as standard input and sets `ENVIRONMENT`.
+The kernel closes the pipe when the parent dies, even by kill -9.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How much memory there is, asked before much of it is taken."""
+"""Available memory, checked before large allocations."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Progress of long work: a bar on a terminal, in a log a line now and then.
+"""Progress of long work: a bar on a terminal, lines in a log.
 
-The log lines are the truth; the bar is a courtesy to people who watch.
+The log lines contain everything that the bar shows.
 """
 
 from __future__ import annotations

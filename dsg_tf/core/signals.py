@@ -1,8 +1,8 @@
-"""SIGINT, SIGTERM and SIGHUP: a command says where it was, and ends.
+"""SIGINT, SIGTERM and SIGHUP: a command reports its stage and ends.
 
-The first signal raises `stages.Stopped` in the main thread, so that what is
-under way is closed as for any error; where nothing is, the process ends at
-once. A second SIGINT ends it wherever it is.
+The first signal raises `stages.Stopped` in the main thread, so that open files
+and locks are released as for any error; if no work has started, the process
+ends at once. A second SIGINT ends the process immediately.
 """
 
 from __future__ import annotations

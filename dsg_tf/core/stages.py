@@ -1,8 +1,8 @@
-"""What a command is at: the stage under way, and the folder of its run.
+"""The current stage of a command, and its run folder.
 
-A fault and a signal are told with the stage that they came in. Native code and
-callbacks may swallow the exception of a signal: it is raised again where the
-next stage begins or the present one ends.
+Errors and signals are reported with the stage in which they occurred. Native
+code and callbacks may swallow the exception of a signal; it is raised again
+when the current stage ends or the next one begins.
 """
 
 from __future__ import annotations

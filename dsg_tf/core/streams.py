@@ -1,7 +1,7 @@
-"""Standard output and standard error that do not end the work.
+"""Makes standard output and error robust against closed pipes.
 
-Whoever reads them may go away (`| head`), speak another encoding, or never
-have been there: a result that was computed is written all the same.
+The reader may close the pipe (`| head`), the encoding may not be UTF-8, or the
+streams may be closed from the start: the run still completes its files.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the drawings of samples' moments share: sets, colours, fonts, PNG.
+"""Common parts of the drawings of moments: sets, colours, fonts, PNG.
 
 Colours are those of Okabe and Ito, which people with any colour vision can tell
 apart; lines differ in their dashes, boxes in their order. Matplotlib is

@@ -1,4 +1,4 @@
-"""What BN layers see of single samples: m and s, batch by batch.
+"""Moments m and s of single samples at the inputs of BN layers.
 
 Notation as in DSG: BN layer l has moving mean mu and deviation
 sigma = sqrt(variance + epsilon); its input for sample i has mean m and

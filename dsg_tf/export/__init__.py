@@ -1,1 +1,1 @@
-"""From a prepared graph to a file that is checked."""
+"""Writes a prepared graph to a file and verifies the file."""

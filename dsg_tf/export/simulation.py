@@ -1,8 +1,7 @@
-"""Quantized models that no .tflite can hold, as graphs that simulate them.
+"""Simulated quantization for widths that .tflite does not support.
 
-The weights are on their grids already; here every activation gets one, from
-samples (or BatchNorm), and the graph rounds to it where an integer .tflite
-would.
+The weights are already on their grids. Here every activation gets a grid from
+samples (or BatchNorm), and the graph rounds where an integer .tflite would.
 """
 
 from __future__ import annotations

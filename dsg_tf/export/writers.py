@@ -1,8 +1,8 @@
-"""What a run writes, and how it checks that: a .tflite or a SavedModel.
+"""Writers of the result: an integer .tflite or a simulated SavedModel.
 
-A writer is the last part of a run: it refuses, before the long work, what it
-could not write; it writes; and it compares what it wrote with the float model.
-There is one for integer .tflite files and one for simulations.
+A writer checks before the long work that it can write the model, writes it at
+the end, and compares the result with the float model. There is one for integer
+.tflite files and one for simulations.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""How close a result is to the float model, and the verdict."""
+"""Compares a quantized model with the float model, and judges it."""

@@ -1,4 +1,4 @@
-"""A quantized model against the graph that it was made of."""
+"""Compares a quantized model with the graph that it was made of."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How near one output of a quantized model comes to the float model's.
+"""Similarity of one output of the quantized and the float model.
 
 Each kind of output is measured by what it is for: classes by the best class,
 sigmoids by their decisions and how far they follow the samples, values by the

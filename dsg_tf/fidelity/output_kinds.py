@@ -1,4 +1,4 @@
-"""What an output of a model is: what it is judged by depends on it.
+"""Classifies outputs of a model; the kind decides how they are judged.
 
 The operation that makes an output tells most: a softmax scores classes, a
 sigmoid decides, whole numbers are counts or classes. A linear layer may score

@@ -1,4 +1,4 @@
-"""How an output moves with the samples, and how a copy of it follows.
+"""Variation of an output over samples, and of its quantized copy.
 
 Sums over samples and positions, channel by channel: what differs from the
 channel's mean is signal, what differs between the two outputs is noise. A

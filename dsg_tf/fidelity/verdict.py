@@ -1,8 +1,8 @@
-"""Whether a run is good enough, judged from what was measured.
+"""Decides from the measurements whether a result is good enough.
 
-A number can look good where nothing works: a constant agrees with a model of
-which the samples show one class. Such results are doubtful, and no run with a
-doubt passes, whatever its agreement.
+A broken result can have a good score: a constant output agrees with the float
+model if all samples belong to one class. Such results are marked doubtful, and
+a doubtful run does not pass, whatever its agreement.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How near a quantized .tflite comes to the float model.
+"""Compares a quantized .tflite with the float model, tensor by tensor.
 
 Signal to quantization noise, sqnr_db = 10 log10(sum r^2 / sum (r - q)^2) with
 reference r and quantized q, cosine similarity, agreement of the best class:

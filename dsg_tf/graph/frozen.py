@@ -1,4 +1,4 @@
-"""Between TensorFlow functions and frozen graphs, both ways.
+"""Converts TensorFlow functions to frozen graphs and back.
 
 `freeze` turns a concrete function (of a SavedModel, a Keras model, a
 tf.Module) into a `Graph`: variables become constants, calls are inlined,

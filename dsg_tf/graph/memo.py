@@ -1,4 +1,4 @@
-"""What is found in a graph, found once: a graph never changes."""
+"""Caches results of analyses per graph; graphs are immutable."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A graph put into a trace, with functions of ours at some of its tensors.
+"""Imports a graph into a trace, with custom functions at some tensors.
 
 `frozen.splice` imports a graph as it is. Here some tensors are handed to a
 function, and whoever reads them gets what the function returns: a function with

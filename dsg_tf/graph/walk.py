@@ -1,9 +1,9 @@
-"""A graph over samples, computed once, from the inputs to the outputs.
+"""Evaluates a graph on samples once, from the inputs to the outputs.
 
-Techniques that treat layer by layer ask for the values in front of and behind
-one layer after the other, while the layers before get new weights. A walk keeps
-the values that it has come to, and computes the next ones from these instead of
-from the inputs: its time grows with a network's depth, not with its square.
+Layer-by-layer techniques need the input and output of one layer after the
+other, while earlier layers get new weights. A walk keeps the latest values and
+computes the next ones from them instead of from the inputs, so that the time is
+linear in the depth of the network, not quadratic.
 """
 
 from __future__ import annotations

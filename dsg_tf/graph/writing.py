@@ -1,4 +1,4 @@
-"""A graph as a SavedModel folder, all of it or nothing."""
+"""Writes a graph as a SavedModel folder, atomically."""
 
 from __future__ import annotations
 

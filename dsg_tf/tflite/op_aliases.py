@@ -1,9 +1,9 @@
 """Integer forms of operations that LiteRT Quantizer leaves in float.
 
-LiteRT's kernels know more integer operations than its quantizer. Such an
-operation wears, while the quantizer runs, the code of one that takes operands
-of the same kind and ties scales in the same way; afterwards it gets its own
-code back. Its options, tensors and grids are its own all along.
+LiteRT's kernels support more integer operations than its quantizer. While the
+quantizer runs, such an operation gets the operator code of one with the same
+kinds of operands and the same constraints on scales; afterwards its own code is
+restored. Its options, tensors and grids are never changed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What LiteRT Quantizer does with each operation, asked of itself.
+"""Which operations LiteRT Quantizer supports, read from the library.
 
 Which operations it makes integer, and which of them tie the scales of their
 inputs and outputs together, is read from the library and not copied, so that

@@ -1,4 +1,4 @@
-"""Which grid every tensor of a .tflite gets: all of it, beforehand.
+"""Plans the scale and zero point of every tensor before the export.
 
 From ranges of the activations and the constants in the float file, a plan
 fixes scale and zero point of each activation, and the integers of each

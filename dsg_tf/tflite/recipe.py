@@ -1,4 +1,4 @@
-"""What LiteRT Quantizer is told, so that it writes exactly the plan.
+"""The recipe with which LiteRT Quantizer writes exactly the plan.
 
 Its rules say which container each operation's weights get, its statistics
 ("the calibration result") which scales. Both come from the plan alone.

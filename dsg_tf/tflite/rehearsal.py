@@ -1,9 +1,9 @@
-"""Runs a .tflite of unknown origin once in a process that may die of it.
+"""Runs an untrusted .tflite once in a child process that may crash.
 
-The LiteRT interpreter trusts the file that it is given: offsets that lead
-nowhere, or shapes that fit into no memory, end the process. So a file that
-dsg_tf did not write itself is first read and run in a child process; what
-ends that one is one line here.
+The LiteRT interpreter does not validate the file: invalid offsets or huge
+shapes crash the process. A file that dsg_tf did not write is therefore first
+read and run in a child process; a crash of the child becomes an error of one
+line.
 """
 
 from __future__ import annotations

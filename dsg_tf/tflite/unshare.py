@@ -1,4 +1,4 @@
-"""Takes apart constants that one .tflite tensor or buffer serves together."""
+"""Copies constants that several operations share in a .tflite."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What kind of model lies at a path; says what to do with the other kinds.
+"""Identifies the format of a model; explains unsupported formats.
 
 The content decides, not the name: files are renamed, and a download that
 failed still ends in `.h5`.

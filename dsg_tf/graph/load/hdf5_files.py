@@ -1,8 +1,8 @@
-"""HDF5 files as containers of weights, looked at before a loader reads them.
+"""Checks HDF5 files of weights before a loader reads them.
 
-HDF5 can point out of a file: by links, by external storage, by virtual
-datasets. It can also promise more numbers than it holds. Files that Keras
-wrote do neither.
+HDF5 can refer to other files: by links, external storage and virtual datasets.
+It can also declare more data than the file contains. Files written by Keras do
+neither.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Decides, from the config of a Keras file alone, whether it is only layers.
+"""Checks that the config of a Keras file contains only built-in layers.
 
 A loader of Keras turns every dictionary with a `class_name` into an object: it
 looks the name up, in modules that the file itself names, and calls what it

@@ -1,7 +1,7 @@
 """The containers of Keras models: .keras archives, their folders, .h5 files.
 
-What is in them is looked at here before a loader opens them: names and sizes
-of members, where weights lie, and the config, which `keras_config` judges.
+Their content is checked before a loader opens them: names and sizes of members,
+the storage of the weights, and the config (`keras_config`).
 """
 
 from __future__ import annotations

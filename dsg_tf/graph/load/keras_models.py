@@ -1,8 +1,8 @@
 """Keras files and live Keras models, of Keras 3 and of tf_keras (Keras 2).
 
-No loader sees a file before `keras_files` has looked at it, whatever the user
-allows: a Lambda layer in a file is Python bytecode, which nothing here would
-ever see before it runs.
+`keras_files` checks every file before a loader opens it, even with
+`--allow_unsafe_ops`: a Lambda layer is Python bytecode, which runs while the
+file is loaded.
 """
 
 from __future__ import annotations

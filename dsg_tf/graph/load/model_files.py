@@ -1,4 +1,4 @@
-"""What holds for every path of a model: what may lie there, and that it stays.
+"""Checks the path of a model, and that it does not change while loaded.
 
 A path is looked at before anything opens it: opening a pipe waits for a
 writer, and a device may never end.

@@ -1,4 +1,4 @@
-"""Input dimensions that a model leaves open, and what the user says of them."""
+"""Fills open input dimensions with the shapes that the user gives."""
 
 from __future__ import annotations
 

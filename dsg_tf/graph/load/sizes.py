@@ -1,8 +1,8 @@
-"""What a graph would take of memory, computed before anything takes it.
+"""Estimates the memory of a graph before anything is allocated.
 
-A few bytes of a file can promise a tensor of terabytes: a constant of one
-value and a shape, a Fill, the shape of a variable or an input. TensorFlow
-finds out while it computes, and not always by an error.
+A few bytes of a file can declare a tensor of terabytes: a constant of one value
+and a shape, a Fill, the shape of a variable or an input. TensorFlow notices
+only while it computes, and may crash.
 """
 
 from __future__ import annotations
