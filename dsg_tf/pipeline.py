@@ -355,7 +355,7 @@ def _prepare(
     calibrating: sample_sets.SampleSet,
     config: run_config.PipelineConfig,
     run_folder: pathlib.Path,
-) -> passes.Prepared:
+) -> passes.PreparedGraph:
     """Runs the passes; saves each layer of learned rounding for resuming."""
     arrays = {name: np.asarray(a) for name, a in calibrating.arrays.items()}
 

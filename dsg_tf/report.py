@@ -69,8 +69,8 @@ def build(
       rounds: steps of each batch, and how far it had settled; None where
         nothing was synthesised.
       diverse: of those that calibrate (`diversity.Diversity`).
-      prepared: what the passes made (`passes.Prepared`).
-      written: what was written (`writers.Written`).
+      prepared: what the passes made (`passes.PreparedGraph`).
+      written: what was written (`export_result.ExportResult`).
       outputs: `verify.Fidelity` by output name.
       layers: rows of `fidelity`, worst first.
       seconds: wall seconds by stage.

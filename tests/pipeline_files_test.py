@@ -18,7 +18,7 @@ import dsg_tf
 from dsg_tf import pipeline, report
 from dsg_tf.config import export_config, run_config, synthesis_config
 from dsg_tf.core import errors, files, staging
-from dsg_tf.export import writers
+from dsg_tf.export import tflite_writer, writers
 from dsg_tf.samples import sample_sets
 
 _TINY = synthesis_config.SynthesisConfig(num_samples=6, batch_size=4, steps=4)
@@ -305,7 +305,7 @@ _PLACES = {
     "report": (report, "to_json"),
     "build": (report, "build"),
     "verify": (writers, "verify"),
-    "readback": (writers.readback, "check"),
+    "readback": (tflite_writer.readback, "check"),
     "place": (staging.os, "replace"),
 }
 
@@ -395,7 +395,7 @@ def test_a_disk_that_fills_up_later_keeps_the_samples(
     model, made, tmp_path, monkeypatch
 ):
     """The samples are made; then there is no room for the .tflite."""
-    whole = writers.TFLiteWriter.write
+    whole = tflite_writer.TFLiteWriter.write
 
     with small_disks.mounted(tmp_path / "disk", "256k") as disk:
 
@@ -403,7 +403,7 @@ def test_a_disk_that_fills_up_later_keeps_the_samples(
             small_disks.fill(disk)
             return whole(*arguments, **options)
 
-        monkeypatch.setattr(writers.TFLiteWriter, "write", write)
+        monkeypatch.setattr(tflite_writer.TFLiteWriter, "write", write)
         with pytest.raises(errors.UserError, match=r"bytes needed, 0 bytes"):
             _quantize(model, disk / "a.tflite")
         monkeypatch.undo()

@@ -18,7 +18,7 @@ from dsg_tf.analysis import source_model
 from dsg_tf.config import export_config, run_config, synthesis_config
 from dsg_tf.core import errors
 from dsg_tf.diversity import diversity
-from dsg_tf.export import writers
+from dsg_tf.export import tflite_writer
 from dsg_tf.fidelity import fidelity
 from dsg_tf.graph.load import loading
 from dsg_tf.samples import sample_sets
@@ -808,7 +808,7 @@ def test_file_that_fails_its_read_back_is_not_left_there(
     def fail(content, requested):
         raise ValueError("scale 3 is not what was asked for")
 
-    monkeypatch.setattr(writers.readback, "check", fail)
+    monkeypatch.setattr(tflite_writer.readback, "check", fail)
     with pytest.raises(ValueError, match="scale 3"):
         _quantize(
             model,

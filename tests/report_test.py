@@ -14,7 +14,7 @@ import dsg_tf
 from dsg_tf import report
 from dsg_tf.config import export_config, run_config, synthesis_config
 from dsg_tf.diversity import diversity
-from dsg_tf.export import writers
+from dsg_tf.export import export_result
 from dsg_tf.fidelity import verify
 from dsg_tf.quant import qtypes
 from dsg_tf.transforms import pass_report
@@ -186,7 +186,7 @@ def _build(**changes):
         "prepared": types.SimpleNamespace(
             reports=(_PASS,), untreated=(("mix", "Einsum"),)
         ),
-        "written": writers.Written(
+        "written": export_result.ExportResult(
             b"ints",
             4,
             b"0123456789",
@@ -259,7 +259,7 @@ def test_a_simulation_says_why_it_is_no_tflite():
     settings = run_config.PipelineConfig(
         export=export_config.ExportConfig(activation_bits=4)
     )
-    built = _build(config=settings, written=writers.Written(b"", 4))
+    built = _build(config=settings, written=export_result.ExportResult(b"", 4))
     assert "8 and 16 bits only" in " ".join(report.summary(built))
     assert built["size_bytes"] == {"float": None, "integer": 4}
 

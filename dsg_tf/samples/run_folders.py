@@ -15,7 +15,7 @@ from dsg_tf.core import (
     folder_lock,
     staging,
 )
-from dsg_tf.samples import sample_sets
+from dsg_tf.samples import sample_folder
 
 SAMPLES = "samples.npz"
 PARTS = "samples.parts"
@@ -90,7 +90,7 @@ def _comes_again(error: BaseException) -> bool:
 def _delete(folder: pathlib.Path, name: str) -> None:
     """Deletes a file or folder of a run by its name in the run folder."""
     if name == PARTS:
-        sample_sets.remove_folder(folder / PARTS)
+        sample_folder.remove_folder(folder / PARTS)
     elif name == ROUNDING:
         checkpoints.remove(folder / ROUNDING)
     else:
@@ -159,9 +159,9 @@ def _delete_idle(
 ) -> None:
     """Deletes state from which no later run can resume."""
     with contextlib.suppress(OSError):
-        begun = sample_sets.is_worth(folder / PARTS, notes_count=notes_count)
+        begun = sample_folder.is_worth(folder / PARTS, notes_count=notes_count)
         if not begun:
-            sample_sets.remove_folder(folder / PARTS)
+            sample_folder.remove_folder(folder / PARTS)
         rounded = checkpoints.holds_any(folder / ROUNDING)
         if not rounded:
             checkpoints.remove(folder / ROUNDING)

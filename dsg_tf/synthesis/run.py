@@ -18,7 +18,7 @@ from dsg_tf.analysis import bn_statistics, classifier_head, input_domain
 from dsg_tf.config import synthesis_config
 from dsg_tf.core import progress
 from dsg_tf.graph import frozen, ir
-from dsg_tf.samples import sample_sets
+from dsg_tf.samples import sample_folder
 from dsg_tf.synthesis import callbacks as callbacks_lib
 from dsg_tf.synthesis import (
     natural_images,
@@ -46,7 +46,7 @@ def synthesize(
     folder: str | os.PathLike,
     key: str,
     callbacks: Sequence[keras.callbacks.Callback] = (),
-) -> sample_sets.SampleFolder:
+) -> sample_folder.SampleFolder:
     """Makes `count` samples in `folder`; resumes a killed run.
 
     Args:
@@ -69,7 +69,7 @@ def synthesize(
     if config.most_steps is None:
         config = dataclasses.replace(config, most_steps=config.steps)
     float_graph = with_float_inputs(graph)
-    store = sample_sets.SampleFolder(
+    store = sample_folder.SampleFolder(
         folder / "samples.parts",
         shapes={p.name: p.shape[1:] for p in graph.inputs},
         dtypes={p.name: p.dtype.as_numpy_dtype for p in graph.inputs},

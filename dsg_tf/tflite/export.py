@@ -57,7 +57,7 @@ class Exported:
       model: the file's bytes.
       requested: every grid and integer that was asked for.
       unmatched: names of given weight grids whose weights are not in the file
-        (see `weights.Chosen`): they were quantized anew.
+        (see `weights.WeightGrids`): they were quantized anew.
     """
 
     model: bytes

@@ -56,7 +56,7 @@ def make(
     view: flatbuffer.Model,
     ranges: Mapping[str, qtypes.TensorRange],
     *,
-    chosen: weights.Chosen,
+    chosen: weights.WeightGrids,
     activation_bits: int = 8,
 ) -> Plan:
     """Plans the quantization of a float .tflite.
@@ -95,7 +95,7 @@ def make(
     )
 
 
-def _weights_alone(view: flatbuffer.Model, chosen: weights.Chosen) -> Plan:
+def _weights_alone(view: flatbuffer.Model, chosen: weights.WeightGrids) -> Plan:
     """Integer weights in a file that computes in float."""
     found: dict[str, weights.Quantized] = {}
     for op in view.ops:
@@ -122,7 +122,7 @@ class _Resolver:
         self,
         view: flatbuffer.Model,
         ranges: Mapping[str, qtypes.TensorRange],
-        chosen: weights.Chosen,
+        chosen: weights.WeightGrids,
         activation_bits: int,
     ):
         self._view = view

@@ -60,7 +60,7 @@ class Options:
       range_method: `minmax`, or `mse`: the clip of least squared error.
       grids: weights with grids of their own, of any width and granularity.
       packed: store weights of at most 4 bits as int4, where the operation can
-        take it (see `Chosen.packed`); all others are int8 whatever their bits.
+        take it (see `WeightGrids.packed`); all others are int8.
     """
 
     bits: int = 8
@@ -83,7 +83,7 @@ class Options:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Chosen:
+class WeightGrids:
     """Grids of all weights of a file, by their values alone.
 
     Attributes:
@@ -121,7 +121,7 @@ def bias_operand(
     return view.tensors[index]
 
 
-def choose(view: flatbuffer.Model, options: Options) -> Chosen:
+def choose(view: flatbuffer.Model, options: Options) -> WeightGrids:
     """Grids of all weights, by their values alone.
 
     Args:
@@ -158,14 +158,14 @@ def choose(view: flatbuffer.Model, options: Options) -> Chosen:
         for number, grid in enumerate(options.grids)
         if id(grid) not in matched
     )
-    return Chosen(grids, frozenset(packed), unmatched)
+    return WeightGrids(grids, frozenset(packed), unmatched)
 
 
 def quantized(
     view: flatbuffer.Model,
     op: flatbuffer.Op,
     activations: Mapping[int, qtypes.QuantParams] | None,
-    chosen: Chosen,
+    chosen: WeightGrids,
 ) -> dict[str, Quantized]:
     """The weights of one operation.
 

@@ -36,7 +36,7 @@ _MEASURED_ON = 32
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Prepared:
+class PreparedGraph:
     """The graph with weights on their grids, and the reports of the passes.
 
     Attributes:
@@ -60,7 +60,7 @@ def run(
     *,
     seed: int = 0,
     store: Callable[[ir.Graph], adaround.Store] | None = None,
-) -> Prepared:
+) -> PreparedGraph:
     """Runs the passes that a config asks for.
 
     Args:
@@ -106,7 +106,7 @@ def run(
     untreated = linear_layers.untreated(graph)
     for layer, op in untreated:
         logging.warning("layer %s (%s): rounded to nearest", layer, op)
-    return Prepared(rounded, graph, tuple(reports), untreated)
+    return PreparedGraph(rounded, graph, tuple(reports), untreated)
 
 
 def folded(graph: ir.Graph) -> ir.Graph:

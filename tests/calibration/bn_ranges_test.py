@@ -7,7 +7,7 @@ import pytest
 import tiny_models
 
 from dsg_tf.calibration import bn_ranges, calibration
-from dsg_tf.export import writers
+from dsg_tf.export import tflite_writer
 from dsg_tf.graph.load import loading
 from dsg_tf.quant import qtypes
 from dsg_tf.transforms import fold_batch_norm
@@ -37,7 +37,7 @@ def test_ranges_behind_a_relu_begin_at_zero(folded):
 
 
 def test_ranges_find_their_tensors_in_the_file(folded):
-    float_tflite = writers.to_float_tflite(folded)
+    float_tflite = tflite_writer.to_float_tflite(folded)
     sample = {
         "image": np.random.default_rng(0)
         .normal(size=(1, 8, 8, 3))
@@ -56,7 +56,7 @@ def test_ranges_find_their_tensors_in_the_file(folded):
 def test_a_tensor_of_other_values_is_not_taken_for_the_same(
     folded, monkeypatch
 ):
-    float_tflite = writers.to_float_tflite(folded)
+    float_tflite = tflite_writer.to_float_tflite(folded)
     sample = {"image": np.ones((1, 8, 8, 3), np.float32)}
     values = bn_ranges._values
 
@@ -70,7 +70,7 @@ def test_a_tensor_of_other_values_is_not_taken_for_the_same(
 def test_a_model_without_moments_has_no_such_ranges():
     graph = loading.load(tiny_models.classifier(batch_norm=False))
     sample = {"image": np.ones((1, 8, 8, 3), np.float32)}
-    model = writers.to_float_tflite(graph)
+    model = tflite_writer.to_float_tflite(graph)
     assert bn_ranges.of_tflite(graph, model, sample) == {}
 
 

@@ -11,7 +11,7 @@ import tflite_nets
 import tiny_graphs
 
 from dsg_tf.calibration import calibration
-from dsg_tf.export import simulation, writers
+from dsg_tf.export import simulation, tflite_writer
 from dsg_tf.fidelity import fidelity, verdict, verify
 from dsg_tf.samples import sample_sets
 from dsg_tf.tflite import export
@@ -39,7 +39,7 @@ def _heads(x):
 
 
 def _int8(graph, sample_set, **changes) -> bytes:
-    model = writers.to_float_tflite(graph)
+    model = tflite_writer.to_float_tflite(graph)
     ranges = calibration.calibrate(model, sample_set.arrays) | changes
     return export.export(model, ranges, allow_float_ops=True).model
 
@@ -80,7 +80,7 @@ def test_a_constant_file_does_not_pass():
         }
     )
     found = fidelity.compare_outputs(
-        graph, writers.to_float_tflite(dead), held_out
+        graph, tflite_writer.to_float_tflite(dead), held_out
     )
     told = verdict.judge(found, []).doubts
     for name in found:
@@ -90,7 +90,7 @@ def test_a_constant_file_does_not_pass():
 def test_an_output_that_overflows_in_float_is_told_and_no_fault():
     graph = _graph(lambda x: tf.math.log(tf.nn.relu(x)))
     held_out = _held_out()
-    model = writers.to_float_tflite(graph)
+    model = tflite_writer.to_float_tflite(graph)
     found = fidelity.compare_outputs(graph, model, held_out)
     (text,) = verdict.judge(found, []).doubts
     assert "the float model itself gives NaN or infinity" in text
@@ -108,7 +108,7 @@ def test_shapes_that_depend_on_the_values_are_told_and_no_fault():
 
 def test_an_output_without_axes_is_compared_sample_by_sample():
     graph, held_out = _graph(tf.reduce_sum), _held_out()
-    for model in (graph, writers.to_float_tflite(graph)):
+    for model in (graph, tflite_writer.to_float_tflite(graph)):
         (found,) = fidelity.compare_outputs(graph, model, held_out).values()
         assert (found.samples, found.constant) == (8, False)
         assert found.sqnr_mean_db > 60

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from dsg_tf.core import checkpoints, errors
-from dsg_tf.samples import run_folders, sample_sets
+from dsg_tf.samples import run_folders, sample_folder
 
 _ROOT = pathlib.Path(__file__).absolute().parent.parent.parent
 _HOLDER = """
@@ -36,7 +36,7 @@ def _names(folder: pathlib.Path) -> list[str]:
 
 def _begun(folder: pathlib.Path, *, batches: int, note: bool = False) -> None:
     """Samples under way, with so many batches finished."""
-    store = sample_sets.SampleFolder(
+    store = sample_folder.SampleFolder(
         folder / run_folders.PARTS,
         shapes={"x": (3,)},
         dtypes={"x": np.dtype(np.float32)},

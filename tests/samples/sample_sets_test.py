@@ -11,7 +11,12 @@ import pytest
 import small_disks
 
 from dsg_tf.core import disk_space, errors
-from dsg_tf.samples import sample_journal, sample_sets, sample_values
+from dsg_tf.samples import (
+    sample_folder,
+    sample_journal,
+    sample_sets,
+    sample_values,
+)
 
 _SHAPES = {"image": (4, 4, 3), "state": (5,)}
 _DTYPES = {"image": np.dtype(np.uint8), "state": np.dtype(np.float32)}
@@ -25,9 +30,9 @@ def _values(start: int, size: int = 2) -> dict[str, np.ndarray]:
     }
 
 
-def _folder(path, key="k", count=5, shapes=None) -> sample_sets.SampleFolder:
+def _folder(path, key="k", count=5, shapes=None) -> sample_folder.SampleFolder:
     shapes = shapes or _SHAPES
-    return sample_sets.SampleFolder(
+    return sample_folder.SampleFolder(
         path,
         shapes=shapes,
         dtypes={n: _DTYPES.get(n, np.dtype(np.float32)) for n in shapes},
@@ -36,7 +41,7 @@ def _folder(path, key="k", count=5, shapes=None) -> sample_sets.SampleFolder:
     )
 
 
-def _filled(path, **kwargs) -> sample_sets.SampleFolder:
+def _filled(path, **kwargs) -> sample_folder.SampleFolder:
     folder = _folder(path, **kwargs)
     for start in (0, 2, 4):
         folder.write(start, _values(start), np.array([start, start + 1]))
@@ -271,7 +276,7 @@ def test_journal_notes_batches_only_after_their_values(tmp_path, monkeypatch):
     def killed(source, target):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sample_sets.os, "replace", killed)
+    monkeypatch.setattr(sample_folder.os, "replace", killed)
     with pytest.raises(KeyboardInterrupt):
         folder.write(0, _values(0), np.array([0, 0]))
     monkeypatch.undo()
@@ -326,7 +331,7 @@ def test_killed_pack_leaves_the_old_file(tmp_path, monkeypatch):
     def killed(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sample_sets.shutil, "copyfileobj", killed)
+    monkeypatch.setattr(sample_folder.shutil, "copyfileobj", killed)
     with pytest.raises(KeyboardInterrupt):
         folder.pack(tmp_path / "s.npz", {})
     assert (tmp_path / "s.npz").read_bytes() == b"old"

@@ -185,7 +185,7 @@ def test_a_resumed_run_does_not_try_again(tmp_path, monkeypatch):
         raise Killed
 
     with monkeypatch.context() as context:
-        context.setattr(run.sample_sets.SampleFolder, "write", kill)
+        context.setattr(run.sample_folder.SampleFolder, "write", kill)
         with pytest.raises(Killed):
             _synthesize(tmp_path, graph, domain)
     assert tried == [("wrap", "black")]

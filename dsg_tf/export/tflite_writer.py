@@ -1,0 +1,239 @@
+"""Writes an integer .tflite, by LiteRT Quantizer or TFLiteConverter."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+from absl import logging
+
+from dsg_tf.analysis import linear_layers, source_model
+from dsg_tf.calibration import bn_ranges, calibration
+from dsg_tf.config import export_config
+from dsg_tf.core import files, progress, staging
+from dsg_tf.export import export_result
+from dsg_tf.graph import frozen, ir
+from dsg_tf.graph.load import open_shapes
+from dsg_tf.quant import qtypes
+from dsg_tf.samples import sample_sets
+from dsg_tf.tflite import (
+    convert,
+    export,
+    op_support,
+    readback,
+    weight_grids,
+    weights,
+)
+from dsg_tf.transforms import passes
+
+
+class TFLiteWriter:
+    """Writes an integer .tflite, by either exporter.
+
+    Args:
+      config: what to write.
+    """
+
+    def __init__(self, config: export_config.ExportConfig):
+        self._config = config
+        # What `check_model` has converted: the graph that it was made of.
+        self._converted: tuple[ir.Graph, bytes] | None = None
+
+    def destination(
+        self, output: pathlib.Path, inputs: Mapping[str, object]
+    ) -> pathlib.Path:
+        """Refuses a place where no file can be written; follows a link."""
+        return files.run_destination(output, inputs)
+
+    def check_model(self, source: source_model.SourceModel) -> None:
+        """Refuses, before the long work, what the exporter cannot do."""
+        config = self._config
+        convert.check_io_type(config.io_type, config.activation_bits)
+        graph = passes.folded(source.graph)
+        float_tflite = to_float_tflite(graph)
+        self._converted = graph, float_tflite
+        if config.exporter == "tflite_converter":
+            # Which operations it refuses it says only when it meets them.
+            self._convert(source.graph, _any_sample(source))
+        elif not config.allow_float_ops:
+            export.refuse_float_ops(
+                float_tflite, activation_bits=config.activation_bits
+            )
+
+    def write(
+        self,
+        prepared: passes.PreparedGraph,
+        calibrating: sample_sets.SampleSet,
+        output: pathlib.Path,
+        staged: staging.Staging,
+    ) -> export_result.ExportResult:
+        """Writes the file; it is checked before it gets its name."""
+        config = self._config
+        reference = self._reference(prepared.reference)
+        if config.exporter == "tflite_converter":
+            model = self._convert(prepared.graph, calibrating)
+            staged.add(output, model, tell=True)
+            return export_result.ExportResult(
+                model,
+                len(model),
+                reference,
+                float_ops=tuple(
+                    (op.op, op.tensor) for op in op_support.float_ops(model)
+                ),
+            )
+        float_tflite = to_float_tflite(prepared.graph)
+        ranges = self._ranges(prepared.graph, float_tflite, calibrating)
+        exported = export.export(
+            float_tflite,
+            {t: self._chosen(*pair) for t, pair in ranges.items()},
+            activation_bits=config.activation_bits,
+            io_type=config.io_type,
+            options=self._options(prepared.graph),
+            allow_float_ops=config.allow_float_ops,
+        )
+        for name in exported.unmatched:
+            logging.warning(
+                "layer %s: the converter changed its weights; they were"
+                " rounded to nearest anew",
+                name,
+            )
+        checks: list[readback.ReadBack] = []
+        staged.add(
+            output,
+            exported.model,
+            tell=True,
+            check=lambda content: checks.append(
+                readback.check(content, exported.requested)
+            ),
+        )
+        weight_only = config.activation_bits == export_config.FLOAT_BITS
+        return export_result.ExportResult(
+            exported.model,
+            len(exported.model),
+            reference,
+            readback=dataclasses.asdict(checks[0]),
+            # Of a weight-only file, all of them.
+            float_ops=() if weight_only else exported.requested.float_ops,
+            ranges=ranges,
+            unmatched=exported.unmatched,
+        )
+
+    def _reference(self, graph: ir.Graph) -> bytes:
+        """The float .tflite of the graph that was rounded."""
+        if self._converted is not None and self._converted[0] is graph:
+            return self._converted[1]
+        return to_float_tflite(graph)
+
+    def _ranges(
+        self,
+        graph: ir.Graph,
+        float_tflite: bytes,
+        calibrating: sample_sets.SampleSet,
+    ) -> dict[str, tuple[qtypes.TensorRange, qtypes.TensorRange | None]]:
+        """(from samples, from BN or None) of every activation."""
+        config = self._config
+        if config.activation_bits == export_config.FLOAT_BITS:
+            return {}
+        method = config.range_method
+        with progress.task(
+            "calibration", len(calibrating), unit="samples"
+        ) as stage:
+            ranges = calibration.calibrate(
+                float_tflite,
+                calibrating.arrays,
+                range_method="minmax" if method == "bn" else method,
+                spec=op_support.activation_spec(config.activation_bits),
+                progress=stage.reach,
+            )
+        known = bn_ranges.of_tflite(
+            graph, float_tflite, next(calibrating.one_by_one())
+        )
+        return {t: (r, known.get(t)) for t, r in ranges.items()}
+
+    def _chosen(
+        self, observed: qtypes.TensorRange, known: qtypes.TensorRange | None
+    ) -> qtypes.TensorRange:
+        use_known = self._config.range_method == "bn" and known is not None
+        return known if use_known else observed
+
+    def _options(self, graph: ir.Graph) -> weights.Options:
+        """The grids of a graph's weights, as the exporter wants them."""
+        config = self._config
+        grids = [
+            weight_grids.WeightGrid(
+                np.ascontiguousarray(layer.rows()),
+                graph.weight_grids[layer.kernel_tensor],
+                layer.name,
+            )
+            for layer in linear_layers.find(graph)
+            if layer.kernel_tensor in graph.weight_grids
+        ]
+        return weights.Options(
+            bits=config.weight_bits,
+            granularity=qtypes.Granularity(config.granularity),
+            range_method=export_config.weight_range_method(config.weight_bits),
+            grids=grids,
+            packed=config.packed,
+        )
+
+    def _convert(
+        self, graph: ir.Graph, sample_set: sample_sets.SampleSet
+    ) -> bytes:
+        """The classic road: TFLiteConverter, a representative dataset."""
+        config = self._config
+
+        def dataset() -> Iterator[dict[str, np.ndarray]]:
+            for sample in sample_set.one_by_one():
+                yield {
+                    port.name: sample[port.name].astype(
+                        port.dtype.as_numpy_dtype
+                    )
+                    for port in graph.inputs
+                }
+
+        return convert.by_converter(
+            frozen.to_function(
+                frozen.with_batch_size(graph, 1), as_written=True
+            ),
+            dataset,
+            io_type=config.io_type,
+            activation_bits=config.activation_bits,
+            granularity=qtypes.Granularity(config.granularity),
+            allow_float_ops=config.allow_float_ops,
+            input_names=[port.name for port in graph.inputs],
+            output_names=[port.name for port in graph.outputs],
+        )
+
+
+def to_float_tflite(graph: ir.Graph) -> bytes:
+    """The graph as a float .tflite of batch size 1.
+
+    Raises:
+      errors.UserError: the batch size is fixed to another number, or an
+        operation has no TFLite kernel.
+    """
+    return convert.to_float(
+        frozen.to_function(open_shapes.of_one_sample(graph), as_written=True),
+        input_names=[port.name for port in graph.inputs],
+        output_names=[port.name for port in graph.outputs],
+    )
+
+
+def _any_sample(source: source_model.SourceModel) -> sample_sets.SampleSet:
+    """One sample that the model runs on; what is in it does not matter."""
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for port in source.graph.inputs:
+        shape = (1, *port.shape[1:])
+        domain = source.domains[port.name]
+        if port.dtype.is_integer and port.dtype.size > 1:
+            # Indices, perhaps, of which only the lowest are there.
+            arrays[port.name] = np.zeros(shape)
+        else:
+            noise = rng.normal(size=shape)
+            arrays[port.name] = domain.finish(
+                noise * domain.deviation + domain.mean
+            )
+    return sample_sets.SampleSet(arrays)
