@@ -37,7 +37,7 @@ demo: setup
 	@$(BIN)/python -m tools.demo
 
 test: setup
-	$(BIN)/python -m pytest -rs -n 2 --dist=loadfile
+	$(BIN)/python -m pytest -rs -n 2 --dist=loadfile --durations=15
 
 bench: setup
 	$(BIN)/python -m benchmarks.performance --json=performance.json

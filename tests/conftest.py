@@ -49,7 +49,22 @@ def pytest_configure(config):
     flags.FLAGS.mark_as_parsed()
 
 
+# Files that take a minute or more run first, so that no worker is left alone
+# with one of them at the end (`--dist=loadfile`).
+_LONG = frozenset(
+    {
+        "batch_cli_test.py",
+        "faults_test.py",
+        "quantize_test.py",
+        "reproduce_cli_test.py",
+        "shared_models_test.py",
+        "transforms_shared_test.py",
+    }
+)
+
+
 def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.path.name not in _LONG)
     for item in items:
         if "shared" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.shared)
