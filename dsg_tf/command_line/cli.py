@@ -197,6 +197,8 @@ def _end(
     """Says how it ends, and returns the exit code."""
     goes_on = isinstance(error, KeyboardInterrupt) and resumes()
     ending = endings.of(error, resumes=goes_on)
+    if threading.current_thread() is threading.main_thread():
+        quiet.restore()
     print(ending.line, file=sys.stderr)
     return ending.code
 

@@ -25,10 +25,13 @@ class _Screen:
     Attributes:
       descriptor: of standard error.
       kept: what failed blocks said; None where that is shown at once.
+      original: a copy of standard error as the command found it; None outside
+        of commands.
     """
 
     def __init__(self):
         self.descriptor = 2
+        self.original: int | None = None
         self.kept: list[str] | None = None
 
 
@@ -65,6 +68,8 @@ def captured_stderr(*, show_on_error: bool = False) -> Iterator[list[str]]:
                 sink.seek(0)
                 collected.append(sink.read().decode("utf-8", "replace"))
     finally:
+        # Again: a signal may have come right after the redirection.
+        os.dup2(saved, 2)
         _screen.descriptor = outer
         os.close(saved)
         if failed and show_on_error and collected:
@@ -84,6 +89,18 @@ def importing() -> Iterator[None]:
 def keep() -> None:
     """From now on what failed blocks said is for `kept`, not for the screen."""
     _screen.kept = []
+    with contextlib.suppress(OSError):  # Standard error may be closed.
+        _screen.original = os.dup(2)
+
+
+def restore() -> None:
+    """Points standard error to the screen again, after `keep`.
+
+    A signal can interrupt `captured_stderr` anywhere, also while it restores
+    standard error; the last line of a command must reach the screen.
+    """
+    if _screen.original is not None:
+        os.dup2(_screen.original, 2)
 
 
 def kept() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 
 import pytest
@@ -64,3 +65,34 @@ def test_no_descriptor_is_left_open():
         with quiet.captured_stderr():
             pass
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_an_interruption_right_after_the_redirection_is_undone(
+    capfd, monkeypatch
+):
+    redirect, calls = os.dup2, []
+
+    def interrupted(source, target):
+        redirect(source, target)
+        calls.append(target)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as context:
+        context.setattr(quiet.os, "dup2", interrupted)
+        with pytest.raises(KeyboardInterrupt), quiet.captured_stderr():
+            pass
+    os.write(2, b"seen")
+    assert capfd.readouterr().err == "seen"
+
+
+def test_a_command_finds_the_screen_again():
+    code = (
+        "import os; from dsg_tf.core import quiet; quiet.keep();"
+        "os.dup2(os.open(os.devnull, os.O_WRONLY), 2);"
+        "os.write(2, b'lost'); quiet.restore(); os.write(2, b'seen')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, check=True
+    )
+    assert done.stderr == b"seen"
