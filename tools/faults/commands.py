@@ -90,6 +90,10 @@ def _check_tflite(path: pathlib.Path) -> Sequence[str]:
 
     loaded = interpreter.Interpreter(model_content=path.read_bytes())
     loaded.allocate_tensors()
+    for detail in loaded.get_input_details():
+        # Memory of inputs that nobody sets holds anything, NaN included.
+        zeros = np.zeros(detail["shape"], detail["dtype"])
+        loaded.set_tensor(detail["index"], zeros)
     loaded.invoke()
     for detail in loaded.get_output_details():
         if not np.isfinite(loaded.get_tensor(detail["index"])).all():

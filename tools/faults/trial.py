@@ -8,6 +8,7 @@ import pathlib
 import shutil
 import time
 from collections.abc import Iterator, Sequence
+from concurrent import futures
 
 from tools.faults import cases, processes, verdict
 
@@ -53,9 +54,16 @@ class Trial:
         # Closures do not pickle, but forked workers have them already.
         global _UNDER_WAY
         _UNDER_WAY = self, chosen
-        context = multiprocessing.get_context("fork")
-        with context.Pool(jobs) as pool:
-            yield from pool.imap_unordered(_run_at, range(len(chosen)))
+        # It raises where a worker dies, and ends workers without a signal; a
+        # multiprocessing.Pool waits for ever for what a dead worker had.
+        with futures.ProcessPoolExecutor(
+            jobs, mp_context=multiprocessing.get_context("fork")
+        ) as pool:
+            submitted = [
+                pool.submit(_run_at, index) for index in range(len(chosen))
+            ]
+            for done in futures.as_completed(submitted):
+                yield done.result()
 
     def run_one(self, case: cases.Case) -> cases.Outcome:
         """Runs one case."""
