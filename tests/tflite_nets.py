@@ -50,6 +50,19 @@ def _layer_norm(x):
     return (x - mean) * tf.math.rsqrt(variance + 1e-3)
 
 
+def _outputs_read(x):
+    """Features, logits and probabilities are outputs, each made of the last."""
+    features = tf.reduce_mean(tf.nn.relu(_conv(x)), [1, 2])
+    logits = tf.matmul(features, _weights(8, 10)) + _weights(10)
+    return features, logits, tf.nn.softmax(logits)
+
+
+def _outputs_read_twice(x):
+    """Readers that tie their scales to an output of the model, or do not."""
+    y = tf.nn.relu(_conv(x, _weights(3, 3, 4, 4)))
+    return y, tf.concat([y, 3 * x], -1), tf.reshape(y, [1, -1]), y + x
+
+
 def _prelu(x):
     # The pattern that Keras's layer makes and the converter fuses.
     return tf.nn.relu(x) + -_C4.reshape(1, 1, 4) * tf.nn.relu(-x)
@@ -135,6 +148,8 @@ NETS = {
         x, [[0, 0], [1, 1], [1, 1], [0, 0]], "REFLECT"
     ),
     "one_tensor_two_outputs": lambda x: (tf.tanh(x), tf.tanh(x)),
+    "outputs_read": _outputs_read,
+    "outputs_read_twice": _outputs_read_twice,
     "pad_with_value": lambda x: tf.pad(
         x, [[0, 0], [1, 1], [1, 1], [0, 0]], constant_values=0.7
     ),

@@ -25,6 +25,7 @@ from dsg_tf.tflite import (
     op_support,
     plan,
     recipe,
+    shared_outputs,
     unshare,
     weights,
 )
@@ -106,13 +107,15 @@ def export(
     )
     _put_weights_on_grid(view, planned)
     model = _quantize(
-        op_aliases.disguised(flatbuffer.write(view.raw), activation_bits),
+        op_aliases.disguised(shared_outputs.without(view), activation_bits),
         recipe.rules(
             view, planned, activation_bits=activation_bits, io_type=io_type
         ),
         recipe.statistics(view, planned),
     )
-    model = _mended(op_aliases.revealed(model, view), view, planned)
+    model = _mended(
+        op_aliases.revealed(model, view), view, planned, io_type=io_type
+    )
     tensors = {
         name: weights.Quantized(params)
         for name, params in planned.activations.items()
@@ -151,11 +154,16 @@ def refuse_float_ops(float_tflite: bytes, *, activation_bits: int = 8) -> None:
 
 
 def _mended(
-    model: bytes, source: flatbuffer.Model, planned: plan.Plan
+    model: bytes,
+    source: flatbuffer.Model,
+    planned: plan.Plan,
+    *,
+    io_type: str,
 ) -> bytes:
     """Gives the quantizer's file what it loses on the way.
 
-    Outputs that nothing reads (a part of a SPLIT) it leaves float32.
+    Outputs that nothing reads (a part of a SPLIT) it leaves float32, and of
+    outputs that operations read it was not told.
 
     It keeps inputs and outputs in place, but loses track of their names where
     one tensor is two outputs, and of the tensor where an input is an output.
@@ -164,13 +172,23 @@ def _mended(
     raw = view.raw
     graph = raw.subgraphs[0]
     passed = dict(zip(source.inputs, graph.inputs, strict=True))
-    outputs = [
-        passed.get(old, new)
-        for old, new in zip(source.outputs, graph.outputs, strict=True)
-    ]
     for op in view.ops:
         for index in op.outputs:
             _type_unused(view, index, planned)
+    shared = {}
+    for index in sorted(shared_outputs.find(source)):
+        name = source.tensors[index].name
+        shared[index] = shared_outputs.converted(
+            raw,
+            view.by_name[name].index,
+            io_type=io_type,
+            params=planned.activations.get(name),
+        )
+    told = iter(graph.outputs)
+    outputs = [
+        shared[old] if old in shared else passed.get(old, int(next(told)))
+        for old in source.outputs
+    ]
     flatbuffer.set_interface(
         raw,
         list(zip(source.input_names(), graph.inputs, strict=True)),

@@ -238,6 +238,24 @@ def write(raw: schema.ModelT) -> bytes:
     return bytes(flatbuffer_utils.convert_object_to_bytearray(raw))
 
 
+def code_index(raw: schema.ModelT, name: str) -> int:
+    """Position of a builtin operation's code, which is added if missing."""
+    builtin = getattr(schema.BuiltinOperator, name)
+    codes = raw.operatorCodes
+    known = [
+        flatbuffer_utils.get_builtin_code_from_operator_code(code)
+        for code in codes
+    ]
+    if builtin not in known:
+        code = schema.OperatorCodeT()
+        code.builtinCode, code.version = builtin, 1
+        # Readers of the old schema look here; 127 sends them to the new one.
+        code.deprecatedBuiltinCode = min(builtin, 127)
+        codes.append(code)
+        known.append(builtin)
+    return known.index(builtin)
+
+
 def set_interface(
     raw: schema.ModelT,
     inputs: Sequence[tuple[str, int]],

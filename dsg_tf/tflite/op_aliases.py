@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 
 from ai_edge_litert import schema_py_generated as schema
-from ai_edge_litert.tools import flatbuffer_utils
 
 from dsg_tf.tflite import flatbuffer
 
@@ -101,21 +100,8 @@ def revealed(model: bytes, source: flatbuffer.Model) -> bytes:
 
 def _set_code(view: flatbuffer.Model, op: flatbuffer.Op, name: str) -> None:
     """Changes what an operation is, in place, and nothing else of it."""
-    builtin = getattr(schema.BuiltinOperator, name)
-    codes = view.raw.operatorCodes
-    known = [
-        flatbuffer_utils.get_builtin_code_from_operator_code(code)
-        for code in codes
-    ]
-    if builtin not in known:
-        code = schema.OperatorCodeT()
-        code.builtinCode, code.version = builtin, 1
-        # Readers of the old schema look here; 127 sends them to the new one.
-        code.deprecatedBuiltinCode = min(builtin, 127)
-        codes.append(code)
-        known.append(builtin)
     operator = view.raw.subgraphs[0].operators[op.index]
-    operator.opcodeIndex = known.index(builtin)
+    operator.opcodeIndex = flatbuffer.code_index(view.raw, name)
 
 
 def _drop_unused_codes(raw: schema.ModelT) -> None:

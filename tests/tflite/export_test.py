@@ -85,7 +85,11 @@ def test_operations_without_a_16_bit_form_are_refused(name):
 
 @pytest.mark.parametrize("io_type", ["int8", "uint8"])
 @pytest.mark.parametrize(
-    "name", ["concat_input", "conv", "input_is_output", "two_outputs"]
+    "name",
+    [
+        *("concat_input", "conv", "input_is_output", "two_outputs"),
+        *("outputs_read", "outputs_read_twice"),
+    ],
 )
 def test_integer_io_gives_the_float_ios_values(name, io_type):
     exported = _exported(name, io_type=io_type)

@@ -1,0 +1,102 @@
+"""Outputs of a model that its own operations read.
+
+LiteRT Quantizer converts an output for the caller (to float32, or to uint8) and
+then lets the operations that read the output read the converted tensor; or it
+returns a tensor that was made for one of the readers. So it is not told that
+such a tensor is an output. The conversion is added after it has run.
+"""
+
+from __future__ import annotations
+
+import copy
+
+from ai_edge_litert import schema_py_generated as schema
+
+from dsg_tf.quant import qtypes
+from dsg_tf.tflite import flatbuffer
+
+_TYPES = {
+    "float32": schema.TensorType.FLOAT32,
+    "int8": schema.TensorType.INT8,
+    "uint8": schema.TensorType.UINT8,
+    "int16": schema.TensorType.INT16,
+}
+
+
+def find(view: flatbuffer.Model) -> frozenset[int]:
+    """Indices of computed outputs that operations read."""
+    return frozenset(
+        index
+        for index in view.outputs
+        if view.consumers[index] and index not in view.inputs
+    )
+
+
+def without(view: flatbuffer.Model) -> bytes:
+    """The bytes of a model whose shared outputs are no outputs."""
+    raw = copy.copy(view.raw)
+    raw.subgraphs = [copy.copy(view.raw.subgraphs[0])]
+    shared = find(view)
+    flatbuffer.set_interface(
+        raw,
+        [(name, t.index) for name, t in view.input_names().items()],
+        [
+            (name, index)
+            for name, index in zip(
+                view.output_names(), view.outputs, strict=True
+            )
+            if index not in shared
+        ],
+    )
+    return flatbuffer.write(raw)
+
+
+def converted(
+    raw: schema.ModelT,
+    index: int,
+    *,
+    io_type: str,
+    params: qtypes.QuantParams | None,
+) -> int:
+    """Adds the conversion of a shared output.
+
+    Args:
+      raw: the quantized model, changed in place.
+      index: the tensor.
+      io_type: what the caller asked for.
+      params: the grid of integers that stand for real values; None for whole
+        numbers, which keep their type.
+
+    Returns:
+      Index of the tensor that the caller gets.
+    """
+    graph = raw.subgraphs[0]
+    tensor = graph.tensors[index]
+    if params is None or tensor.type == _TYPES[io_type]:
+        return index
+    result = copy.copy(tensor)
+    result.type = _TYPES[io_type]
+    result.buffer = 0
+    result.quantization = None
+    if io_type != "float32":
+        shift = 128 if io_type == "uint8" else 0
+        result.quantization = schema.QuantizationParametersT()
+        result.quantization.scale = [float(params.scale[0])]
+        result.quantization.zeroPoint = [int(params.zero_point[0]) + shift]
+    kind = "dequant" if io_type == "float32" else "quantized"
+    result.name = _free_name(graph.tensors, tensor.name + f"_{kind}".encode())
+    graph.tensors.append(result)
+    operator = schema.OperatorT()
+    operator.inputs, operator.outputs = [index], [len(graph.tensors) - 1]
+    operator.opcodeIndex = flatbuffer.code_index(
+        raw, "DEQUANTIZE" if io_type == "float32" else "QUANTIZE"
+    )
+    graph.operators.append(operator)
+    return len(graph.tensors) - 1
+
+
+def _free_name(tensors: list[schema.TensorT], name: bytes) -> bytes:
+    taken = {tensor.name for tensor in tensors}
+    while name in taken:
+        name += b"_output"
+    return name
