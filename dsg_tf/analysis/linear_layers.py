@@ -59,9 +59,9 @@ class LinearLayer:
       groups: of a Conv2D; 1 for all others.
       bias: float32 (O,), None where nothing is added.
       bias_tensor: the tensor that is added, None likewise.
-      output: the tensor behind the bias, or of the operation without one.
-      linear_output: the tensor that the bias is added to: of the operation,
-        or of the shape operations behind it.
+      output: the tensor behind the bias; without one `linear_output`.
+      linear_output: the tensor that the bias is added to, or could be: of the
+        operation, or of the shape operations behind it.
       channel_axis: the axis of `output` that its channels run along.
     """
 
@@ -264,8 +264,8 @@ def _layer(
     data, _ = _OPERANDS[node.op]
     kernel = np.asarray(values[_kernel_tensor(node)], np.float32)
     transposed = node.op == "MatMul" and node.attr("transpose_b", False)
-    before = bias.before if bias else node.output
-    output = f"{bias.node}:0" if bias else node.output
+    before = bias.before if bias else _behind_blocks(graph, node)
+    output = f"{bias.node}:0" if bias else before
     layer = LinearLayer(
         name=name,
         node=node.name,
@@ -308,6 +308,24 @@ def _bias_of(graph: ir.Graph, node: ir.Node) -> _Bias | None:
         added = _added_vector(graph, reader, tensor, axis)
         return _Bias(reader.name, added, tensor) if added else None
     return None
+
+
+def _behind_blocks(graph: ir.Graph, node: ir.Node) -> str:
+    """Where a bias may be added to an operation that has none.
+
+    A dilated convolution is SpaceToBatchND, convolution, BatchToSpaceND. The
+    converter knows these three by their order, with nothing in between.
+    """
+    tensor, found = node.output, node.output
+    outputs = {port.tensor for port in graph.outputs}
+    while tensor not in outputs and len(graph.consumers(tensor)) == 1:
+        (reader,) = graph.consumers(tensor)
+        if reader.op not in SHAPE_OPS or reader.inputs[0] != tensor:
+            break
+        tensor = reader.output
+        if reader.op == "BatchToSpaceND":
+            found = tensor
+    return found
 
 
 def _added_vector(
