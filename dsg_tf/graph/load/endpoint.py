@@ -16,7 +16,7 @@ import tensorflow as tf
 from absl import logging
 
 from dsg_tf.core import errors
-from dsg_tf.graph import frozen, inlining, ir
+from dsg_tf.graph import frozen, inlining, ir, precision
 from dsg_tf.graph.load import open_shapes, safety, sizes
 
 _INFERENCE = (
@@ -100,6 +100,7 @@ def to_graph(
             expected="an inference graph",
             remedy=_INFERENCE,
         ) from error
+    graph = precision.in_float32(graph)
     graph = _with_numeric_outputs(graph, subject)
     graph = _without_unused_inputs(graph)
     _check_inputs(graph, subject)
