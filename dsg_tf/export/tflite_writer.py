@@ -21,6 +21,7 @@ from dsg_tf.samples import sample_sets
 from dsg_tf.tflite import (
     convert,
     export,
+    lowering,
     op_support,
     readback,
     weight_grids,
@@ -52,7 +53,7 @@ class TFLiteWriter:
         config = self._config
         convert.check_io_type(config.io_type, config.activation_bits)
         graph = passes.folded(source.graph)
-        float_tflite = to_float_tflite(graph)
+        float_tflite = self._to_float(graph)
         self._converted = graph, float_tflite
         if config.exporter == "tflite_converter":
             # Which operations it refuses it says only when it meets them.
@@ -83,7 +84,7 @@ class TFLiteWriter:
                     (op.op, op.tensor) for op in op_support.float_ops(model)
                 ),
             )
-        float_tflite = to_float_tflite(prepared.graph)
+        float_tflite = self._to_float(prepared.graph)
         ranges = self._ranges(prepared.graph, float_tflite, calibrating)
         exported = export.export(
             float_tflite,
@@ -124,7 +125,13 @@ class TFLiteWriter:
         """The float .tflite of the graph that was rounded."""
         if self._converted is not None and self._converted[0] is graph:
             return self._converted[1]
-        return to_float_tflite(graph)
+        return self._to_float(graph)
+
+    def _to_float(self, graph: ir.Graph) -> bytes:
+        """The graph in float, by operations that integers have too."""
+        return lowering.lowered(
+            to_float_tflite(graph), self._config.activation_bits
+        )
 
     def _ranges(
         self,
