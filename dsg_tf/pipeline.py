@@ -188,7 +188,7 @@ def _run(
     clock = _Clock()
     with clock.stage("load"):
         source = source_model.load(model, config)
-        writer.check_model(source)
+        stay_float = writer.check_model(source)
         own = None
         if config.samples:
             own = sampling.given(source, samples)
@@ -219,7 +219,7 @@ def _run(
             layers=source.layers,
         )
     with clock.stage("passes"):
-        prepared = _prepare(source, calibrating, config, run_folder)
+        prepared = _prepare(source, calibrating, config, run_folder, stay_float)
     with staging.Staging() as staged:
         with clock.stage("export"):
             written = writer.write(prepared, calibrating, output, staged)
@@ -355,6 +355,7 @@ def _prepare(
     calibrating: sample_sets.SampleSet,
     config: run_config.PipelineConfig,
     run_folder: pathlib.Path,
+    stay_float: frozenset[str],
 ) -> passes.PreparedGraph:
     """Runs the passes; saves each layer of learned rounding for resuming."""
     arrays = {name: np.asarray(a) for name, a in calibrating.arrays.items()}
@@ -381,4 +382,5 @@ def _prepare(
         config.export,
         seed=config.synthesis.seed,
         store=store,
+        stay_float=stay_float,
     )

@@ -116,7 +116,11 @@ def build(
         },
         "read_back": written.readback,
         "float_operations": [
-            {"operation": op, "tensor": tensor}
+            {
+                "operation": op,
+                "tensor": tensor,
+                "reason": written.float_reasons.get(tensor, ""),
+            }
             for op, tensor in written.float_ops
         ],
         "agreement": verdict.agreement,
@@ -245,15 +249,31 @@ def summary(report: Mapping) -> list[str]:
             " (report.json names them)"
         )
     if report["float_operations"]:
-        names = sorted({o["operation"] for o in report["float_operations"]})
-        lines.append("still float: " + ", ".join(names))
+        lines += _float_lines(report["float_operations"])
     verdict = report["verdict"]
     reasons = list(verdict["missed"])
     if verdict["doubts"]:
         reasons.append("the result is doubtful, as said on top")
     if reasons:
         worst = report["layers"][0]["layer"] if report["layers"] else "?"
-        lines.append(f"{'; '.join(reasons)}; look at layer {worst} first")
+        advice = f"look at layer {worst} first"
+        if report["config"]["export"]["activation_bits"] == 8:
+            advice += ", or try --activation_bits=16"
+        lines.append(f"{'; '.join(reasons)}; {advice}")
+    return lines
+
+
+def _float_lines(operations: Sequence[Mapping]) -> list[str]:
+    """Which operations stay float, and why the ends of the model do."""
+    names = sorted({row["operation"] for row in operations})
+    reasons = {
+        f"{row['operation']} ({row['reason']})"
+        for row in operations
+        if row["reason"] and not row["reason"].startswith(("behind", "before"))
+    }
+    lines = [f"still float ({len(operations)}): {', '.join(names)}"]
+    if reasons:
+        lines.append("float because of " + "; ".join(sorted(reasons)[:3]))
     return lines
 
 

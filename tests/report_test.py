@@ -42,6 +42,7 @@ def _report(*, float_operations=(), layers=None, **verdict):
         ]
     return {
         "output": "net.tflite",
+        "config": {"export": {"activation_bits": 8}},
         "samples": {"verified": 16},
         "size_bytes": {"float": 4000, "integer": 1200},
         "seconds": {"total": 12.3},
@@ -100,16 +101,27 @@ def test_summary_lists_what_stays_float_once_and_sorted():
     lines = report.summary(
         _report(
             float_operations=[
-                {"operation": op, "tensor": "t"} for op in ("SIN", "ERF", "SIN")
+                {"operation": op, "tensor": "t", "reason": reason}
+                for op, reason in (
+                    ("SIN", ""),
+                    ("ERF", "no integer form"),
+                    ("SIN", "behind ERF: no integer form"),
+                )
             ]
         )
     )
-    assert lines[-1] == "still float: ERF, SIN"
+    assert lines[-2:] == [
+        "still float (3): ERF, SIN",
+        "float because of ERF (no integer form)",
+    ]
 
 
 def test_summary_below_the_threshold_names_the_worst_layer():
     line = report.summary(_report(missed=("agreement 0.5 is below 0.8",)))[-1]
-    assert line == "agreement 0.5 is below 0.8; look at layer worst first"
+    assert line == (
+        "agreement 0.5 is below 0.8; look at layer worst first, or try"
+        " --activation_bits=16"
+    )
     assert "look at" not in " ".join(report.summary(_report()))
 
 
@@ -121,7 +133,8 @@ def test_doubts_are_told_first_and_last_and_notes_after_them(capsys):
     assert lines[5] == "doubtful: 2 more (report.json)"
     assert lines[6] == "note: one class"
     assert "Against the float model" in lines[7]
-    assert "doubtful, as said on top; look at layer worst first" in lines[-1]
+    last = " ".join(lines[-2:])
+    assert "doubtful, as said on top; look at layer worst first" in last
 
 
 def test_screen_shows_outputs_and_the_worst_layers(capsys):

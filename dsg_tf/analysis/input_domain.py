@@ -5,7 +5,7 @@ A network fed from the wrong place never reaches its BatchNorm moments, so the
 domain is recovered before anything is synthesised. Evidence, best first:
 
   1. what the user says;
-  2. an integer input: its type;
+  2. an integer input: its type, or the table that it indexes;
   3. preprocessing inside the graph (Rescaling, Normalization): the inverse of
      what it does;
   4. BatchNormalization directly on the input: its moments;
@@ -21,7 +21,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dsg_tf.analysis import bn_statistics, domain_fit, preprocessing
+from dsg_tf.analysis import (
+    bn_statistics,
+    domain_fit,
+    index_inputs,
+    preprocessing,
+)
 from dsg_tf.graph import ir
 
 # Pixels of natural images in units of their range: the mean and deviation of
@@ -74,6 +79,8 @@ class InputDomain:
         augmentation included; else they are those of whole images.
       bounds_follow: whether the bounds are only what natural images with these
         moments have.
+      table: how many rows the table has that the values index; 0 where they
+        are no indices. Indices are drawn at random, not optimised.
     """
 
     minimum: np.ndarray
@@ -87,6 +94,7 @@ class InputDomain:
     quality: float = 1.0
     moments_seen: bool = False
     bounds_follow: bool = False
+    table: int = 0
 
     @property
     def bounded(self) -> bool:
@@ -216,6 +224,9 @@ def recover(
       The domain; its `source` says what it rests on.
     """
     port = next(p for p in graph.inputs if p.name == name)
+    table = index_inputs.table_size(graph, port)
+    if table:
+        return _indices(table, user_range)
     if port.dtype.is_integer and (user_range or port.dtype.size == 1):
         low, high = user_range or (port.dtype.min, port.dtype.max)
         return natural_range(
@@ -235,6 +246,22 @@ def recover(
             evidence, user_range, channels=preprocessing.num_channels(port)
         )
     return evidence
+
+
+def _indices(table: int, user_range: tuple[float, float] | None) -> InputDomain:
+    """Whole numbers from 0 to the last row of a table, equally likely."""
+    low, high = 0.0, table - 1.0
+    if user_range is not None:
+        low, high = max(low, user_range[0]), min(high, user_range[1])
+    return InputDomain(
+        minimum=np.float32(low),
+        maximum=np.float32(high),
+        mean=np.array([(low + high) / 2], np.float32),
+        deviation=np.array([max(high - low, 1.0) / 12**0.5], np.float32),
+        integer=True,
+        source=f"indices of a table of {table} rows",
+        table=table,
+    )
 
 
 def is_image(port: ir.Port) -> bool:

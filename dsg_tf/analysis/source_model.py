@@ -9,7 +9,12 @@ from collections.abc import Mapping
 
 from absl import logging
 
-from dsg_tf.analysis import bn_statistics, classifier_head, input_domain
+from dsg_tf.analysis import (
+    bn_statistics,
+    classifier_head,
+    index_inputs,
+    input_domain,
+)
 from dsg_tf.config import run_config
 from dsg_tf.core import errors
 from dsg_tf.graph import frozen, ir
@@ -100,6 +105,8 @@ def fingerprint(graph: ir.Graph) -> str:
 
 def _check_synthesisable(graph: ir.Graph) -> None:
     for port in graph.inputs:
+        if index_inputs.table_size(graph, port):
+            continue
         try:
             if port.dtype.is_integer:
                 frozen.with_float_input(graph, port.name)

@@ -148,6 +148,15 @@ class ExportConfig:
         group=_OUTPUT,
     )
 
+    float_edges: bool | None = options.option(
+        None,
+        "Leave operations at the model's ends in float where integers do not"
+        " have them, or lose what they work on: decoding of boxes, a"
+        " spectrogram. The report lists them. By default where inputs and"
+        " outputs are float32.",
+        group=_OUTPUT,
+    )
+
     def __post_init__(self):
         options.check(self)
         for name, value in self._of_recipe().items():
@@ -162,7 +171,17 @@ class ExportConfig:
             "weight_rounding": "adaround" if learns else "nearest",
             "equalize": self.granularity == "tensor" and not fast,
             "range_method": "mse" if self.simulated and not fast else "minmax",
+            "float_edges": self._may_have_float_edges,
         }
+
+    @property
+    def _may_have_float_edges(self) -> bool:
+        return (
+            self.io_type == "float32"
+            and self.exporter == "litert"
+            and not self.simulated
+            and self.activation_bits != FLOAT_BITS
+        )
 
     def _require_exportable(self) -> None:
         """Refuses what no file, or not this exporter's, can hold."""
@@ -199,6 +218,14 @@ class ExportConfig:
                 "packed",
                 got=f"{self.activation_bits}-bit activations",
                 expected="8, 16 or 32: only a .tflite is packed",
+            )
+        if self.float_edges and not self._may_have_float_edges:
+            raise errors.UserError(
+                "float_edges",
+                got=f"io_type={self.io_type}, exporter={self.exporter},"
+                f" activation_bits={self.activation_bits}",
+                expected="io_type=float32, exporter=litert and"
+                " activation_bits=8 or 16",
             )
         if self.io_type != "float32" and (
             self.simulated or self.activation_bits == FLOAT_BITS

@@ -28,6 +28,8 @@ class ExportResult:
         exporter chooses its own scales, and for a simulation.
       float_ops: (operation, tensor) of those that compute in float, although
         activations are integers.
+      float_reasons: why one of these stays float, by tensor, where it is at
+        an end of the model.
       ranges: of activations: (from samples, from BN or None) by tensor.
       unmatched: layers whose weights the converter changed, so that they were
         rounded anew.
@@ -42,6 +44,7 @@ class ExportResult:
         str, tuple[qtypes.TensorRange, qtypes.TensorRange | None]
     ] = dataclasses.field(default_factory=dict)
     unmatched: tuple[str, ...] = ()
+    float_reasons: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 class Writer(Protocol):
@@ -57,8 +60,12 @@ class Writer(Protocol):
           inputs: what the run reads; see `overlaps.refuse`.
         """
 
-    def check_model(self, source: source_model.SourceModel) -> None:
-        """Refuses, before the long work, what cannot be written."""
+    def check_model(self, source: source_model.SourceModel) -> frozenset[str]:
+        """Refuses, before the long work, what cannot be written.
+
+        Returns:
+          Outputs of the layers whose weights stay float.
+        """
 
     def write(
         self,

@@ -47,8 +47,10 @@ class SimulationWriter:
         files.check_run_folder(output, inputs)
         return output
 
-    def check_model(self, source: source_model.SourceModel) -> None:
-        """Nothing is refused: TensorFlow evaluates any operation."""
+    def check_model(self, source: source_model.SourceModel) -> frozenset[str]:
+        """Refuses nothing: TensorFlow evaluates any operation."""
+        del source
+        return frozenset()
 
     def write(
         self,

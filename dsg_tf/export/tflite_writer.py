@@ -21,6 +21,8 @@ from dsg_tf.samples import sample_sets
 from dsg_tf.tflite import (
     convert,
     export,
+    flatbuffer,
+    float_edges,
     lowering,
     op_support,
     readback,
@@ -48,8 +50,12 @@ class TFLiteWriter:
         """Refuses a place where no file can be written; follows a link."""
         return files.run_destination(output, inputs)
 
-    def check_model(self, source: source_model.SourceModel) -> None:
-        """Refuses, before the long work, what the exporter cannot do."""
+    def check_model(self, source: source_model.SourceModel) -> frozenset[str]:
+        """Refuses, before the long work, what the exporter cannot do.
+
+        Returns:
+          Outputs of the layers that stay float, at the ends of the model.
+        """
         config = self._config
         convert.check_io_type(config.io_type, config.activation_bits)
         graph = passes.folded(source.graph)
@@ -60,8 +66,11 @@ class TFLiteWriter:
             self._convert(source.graph, _any_sample(source))
         elif not config.allow_float_ops:
             export.refuse_float_ops(
-                float_tflite, activation_bits=config.activation_bits
+                float_tflite,
+                activation_bits=config.activation_bits,
+                float_edges=bool(config.float_edges),
             )
+        return self._float_layers(graph, float_tflite)
 
     def write(
         self,
@@ -93,6 +102,7 @@ class TFLiteWriter:
             io_type=config.io_type,
             options=self._options(prepared.graph),
             allow_float_ops=config.allow_float_ops,
+            float_edges=bool(config.float_edges),
         )
         for name in exported.unmatched:
             logging.warning(
@@ -119,6 +129,29 @@ class TFLiteWriter:
             float_ops=() if weight_only else exported.requested.float_ops,
             ranges=ranges,
             unmatched=exported.unmatched,
+            float_reasons=exported.reasons,
+        )
+
+    def _float_layers(
+        self, graph: ir.Graph, float_tflite: bytes
+    ) -> frozenset[str]:
+        """Outputs of layers whose weights a float operation reads."""
+        if not self._config.float_edges:
+            return frozenset()
+        view = flatbuffer.read(float_tflite)
+        edges = float_edges.find(
+            view, activation_bits=self._config.activation_bits
+        )
+        kernels = []
+        for index in edges.ops:
+            tensor = weights.operand(view, view.ops[index])
+            if tensor is not None:
+                axis = op_support.WEIGHTS[view.ops[index].name].axis
+                kernels.append(weight_grids.rows(view.constant(tensor), axis))
+        return frozenset(
+            layer.output
+            for layer in linear_layers.find(graph)
+            if any(np.array_equal(layer.rows(), rows) for rows in kernels)
         )
 
     def _reference(self, graph: ir.Graph) -> bytes:

@@ -307,6 +307,42 @@ def with_float_input(graph: ir.Graph, name: str) -> ir.Graph:
     return graph.replace_nodes(nodes, inputs=ports)
 
 
+def with_cast_input(graph: ir.Graph, name: str) -> ir.Graph:
+    """Makes an integer input float32, with a cast to what it was behind it.
+
+    Args:
+      graph: the graph.
+      name: the input's name.
+    """
+    port = next(p for p in graph.inputs if p.name == name)
+    source = graph.producer(port.tensor)
+    cast = ir.Node.of(
+        ir.free_name(f"{source.name}_whole", graph.nodes),
+        "Cast",
+        [port.tensor],
+        SrcT=tf.float32,
+        DstT=port.dtype,
+    )
+    nodes = {
+        reader.name: reader.with_inputs(
+            cast.output if tensor == port.tensor else tensor
+            for tensor in reader.inputs
+        )
+        for reader in graph.consumers(port.tensor)
+    }
+    nodes[cast.name] = cast
+    nodes[source.name] = placeholder(source.name, tf.float32, port.shape)
+    return graph.replace_nodes(
+        nodes,
+        inputs=[
+            ir.Port(name, port.tensor, tf.float32, port.shape)
+            if p is port
+            else p
+            for p in graph.inputs
+        ],
+    )
+
+
 def placeholder(
     name: str, dtype: tf.DType, shape: Sequence[int | None] | None
 ) -> ir.Node:

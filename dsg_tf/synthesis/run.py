@@ -14,7 +14,12 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from dsg_tf.analysis import bn_statistics, classifier_head, input_domain
+from dsg_tf.analysis import (
+    bn_statistics,
+    classifier_head,
+    index_inputs,
+    input_domain,
+)
 from dsg_tf.config import synthesis_config
 from dsg_tf.core import progress
 from dsg_tf.graph import frozen, ir
@@ -91,7 +96,7 @@ def synthesize(
             len(starts) - len(open_starts),
             len(starts),
         )
-    if config.steps == 0:
+    if config.steps == 0 or all(d.table for d in domains.values()):
         _noise(float_graph, config, domains, store, open_starts)
         return store
     if not open_starts:
@@ -144,9 +149,16 @@ def synthesize(
 
 
 def with_float_inputs(graph: ir.Graph) -> ir.Graph:
-    """The graph with its integer inputs moved behind their casts."""
+    """The graph with its integer inputs moved behind their casts.
+
+    Indices of a table get a cast of their own.
+    """
     for port in graph.inputs:
-        if port.dtype.is_integer:
+        if not port.dtype.is_integer:
+            continue
+        if index_inputs.table_size(graph, port):
+            graph = frozen.with_cast_input(graph, port.name)
+        else:
             graph = frozen.with_float_input(graph, port.name)
     return graph
 
@@ -299,6 +311,10 @@ def _noise(graph, config, domains, store, starts) -> None:
         for port in graph.inputs:
             domain = domains[port.name]
             space = sample_space.InputSpace.of(port, domain, config)
-            noise = natural_images.white(rng, space.shape)
+            noise = (
+                space.initial(rng)
+                if domain.table
+                else natural_images.white(rng, space.shape)
+            )
             values[port.name] = domain.finish(space.to_model(noise))
         store.write(start, values, np.full(config.batch_size, -1))

@@ -123,6 +123,10 @@ class InputSpace:
 
     def initial(self, rng: np.random.Generator) -> np.ndarray:
         """Where the variables start, float32."""
+        if self.domain.table:
+            low, high = int(self.domain.minimum), int(self.domain.maximum)
+            indices = rng.integers(low, high, self.shape, endpoint=True)
+            return ((indices - self.center) / self.unit).astype(np.float32)
         noise = natural_images.white(rng, self.shape)
         if self.natural is None:
             return np.array(self.projected(noise))
@@ -154,6 +158,8 @@ class InputSpace:
     def to_model(self, values: np.ndarray) -> np.ndarray:
         """Deviations to the model's units, within bounds if they are kept."""
         values = (values * self.unit + self.center).astype(np.float32)
+        if self.domain.table:
+            values = np.rint(values)
         if self.keep:
             values = np.clip(values, self.domain.minimum, self.domain.maximum)
         return values
@@ -212,6 +218,9 @@ class InputSpace:
         """Deviations to the model's units, with a gradient."""
         unit, center = self._by_row(self.unit), self._by_row(self.center)
         rows = self._rows(values) * unit + center
+        if self.domain.table:
+            # Else a cast to whole numbers could cut 3 to 2.
+            rows = tf.round(rows)
         return tf.reshape(rows, self.shape)
 
     def _rows(self, values: tf.Tensor) -> tf.Tensor:

@@ -281,6 +281,8 @@ class Synthesizer(keras.Model):
             # In pairs, so that their order is no matter of chance; a tape would
             # add them up by AddN. See frozen.in_fixed_order.
             aggregation_method=tf.AggregationMethod.EXPERIMENTAL_TREE,
+            # Of indices, which stay what they were drawn as.
+            unconnected_gradients=tf.UnconnectedGradients.ZERO,
         )
         return loss, terms, gradients
 

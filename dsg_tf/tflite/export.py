@@ -29,6 +29,7 @@ from dsg_tf.tflite import (
     unshare,
     weights,
 )
+from dsg_tf.tflite import float_edges as edges_lib
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -59,11 +60,13 @@ class Exported:
       requested: every grid and integer that was asked for.
       unmatched: names of given weight grids whose weights are not in the file
         (see `weights.WeightGrids`): they were quantized anew.
+      reasons: why an operation stays float, by its first output's name.
     """
 
     model: bytes
     requested: Requested
     unmatched: tuple[str, ...] = ()
+    reasons: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def export(
@@ -74,6 +77,7 @@ def export(
     io_type: str = "float32",
     options: weights.Options | None = None,
     allow_float_ops: bool = False,
+    float_edges: bool = False,
 ) -> Exported:
     """Quantizes a float .tflite on our own ranges.
 
@@ -88,6 +92,7 @@ def export(
         min-max.
       allow_float_ops: whether operations without an integer form may stay
         float, between a DEQUANTIZE and a QUANTIZE.
+      float_edges: whether they may at the model's ends; see `float_edges`.
 
     Returns:
       The integer file and what was asked for.
@@ -99,11 +104,24 @@ def export(
     convert.check_io_type(io_type, activation_bits)
     options = options or weights.Options()
     if not allow_float_ops:
-        refuse_float_ops(float_tflite, activation_bits=activation_bits)
+        refuse_float_ops(
+            float_tflite,
+            activation_bits=activation_bits,
+            float_edges=float_edges,
+        )
     view = unshare.separated(flatbuffer.read(float_tflite))
     chosen = weights.choose(view, options)
+    edges = edges_lib.FloatEdges()
+    if float_edges and activation_bits != op_support.FLOAT_BITS:
+        edges = edges_lib.find(
+            view, activation_bits=activation_bits, ranges=ranges
+        )
     planned = plan.make(
-        view, ranges, chosen=chosen, activation_bits=activation_bits
+        view,
+        ranges,
+        chosen=chosen,
+        activation_bits=activation_bits,
+        stay_float=edges.ops,
     )
     _put_weights_on_grid(view, planned)
     model = _quantize(
@@ -127,11 +145,25 @@ def export(
         outputs=tuple(view.output_names()),
         io_type=io_type,
     )
-    return Exported(model, requested, chosen.unmatched)
+    reasons = {
+        view.tensors[view.ops[index].outputs[0]].name: reason
+        for index, reason in {**edges.head, **edges.tail}.items()
+    }
+    return Exported(model, requested, chosen.unmatched, reasons)
 
 
-def refuse_float_ops(float_tflite: bytes, *, activation_bits: int = 8) -> None:
+def refuse_float_ops(
+    float_tflite: bytes,
+    *,
+    activation_bits: int = 8,
+    float_edges: bool = False,
+) -> None:
     """Raises where the export would leave operations in float.
+
+    Args:
+      float_tflite: the float file.
+      activation_bits: 8, 16 or 32.
+      float_edges: whether those at the model's ends may stay float.
 
     Raises:
       UserError: listing them.
@@ -139,6 +171,16 @@ def refuse_float_ops(float_tflite: bytes, *, activation_bits: int = 8) -> None:
     found = op_support.unsupported_ops(
         float_tflite, activation_bits=activation_bits
     )
+    if not found:
+        return
+    view = flatbuffer.read(float_tflite)
+    edges = edges_lib.find(view, activation_bits=activation_bits)
+    at_ends = {
+        view.tensors[view.ops[index].outputs[0]].name for index in edges.ops
+    }
+    inside = [op for op in found if op.tensor not in at_ends]
+    if float_edges:
+        found = inside
     if found:
         listed = ", ".join(f"{f.op} ({f.tensor})" for f in found[:5])
         more = f" and {len(found) - 5} more" if len(found) > 5 else ""
@@ -147,8 +189,10 @@ def refuse_float_ops(float_tflite: bytes, *, activation_bits: int = 8) -> None:
             got=f"operations that would stay float: {listed}{more}",
             expected="operations with an integer form",
             remedy=(
-                "--exporter=tflite_converter knows more of them, and"
-                " --allow_float_ops accepts a file that is float in places"
+                "--allow_float_ops accepts a file that is float in places"
+                if inside
+                else "--float_edges leaves them float, at the model's ends,"
+                " with --io_type=float32"
             ),
         )
 

@@ -58,6 +58,7 @@ def make(
     *,
     chosen: weights.WeightGrids,
     activation_bits: int = 8,
+    stay_float: Collection[int] = (),
 ) -> Plan:
     """Plans the quantization of a float .tflite.
 
@@ -68,6 +69,8 @@ def make(
       chosen: grids of all weights, by `weights.choose`.
       activation_bits: 8, 16, or 32: weights alone become integers, and no
         ranges are needed.
+      stay_float: positions of operations that stay float although integers
+        have them.
 
     Returns:
       The plan.
@@ -77,7 +80,7 @@ def make(
     """
     if activation_bits == op_support.FLOAT_BITS:
         return _weights_alone(view, chosen)
-    resolver = _Resolver(view, ranges, chosen, activation_bits)
+    resolver = _Resolver(view, ranges, chosen, activation_bits, stay_float)
     grids = resolver.activations()
     found: tuple[dict, dict, dict] = ({}, {}, {})
     for op in resolver.integer_ops:
@@ -124,6 +127,7 @@ class _Resolver:
         ranges: Mapping[str, qtypes.TensorRange],
         chosen: weights.WeightGrids,
         activation_bits: int,
+        stay_float: Collection[int],
     ):
         self._view = view
         self._bits = activation_bits
@@ -132,7 +136,8 @@ class _Resolver:
         self.integer_ops = [
             op
             for op in view.ops
-            if not op_support.reason_for_float(op, activation_bits)
+            if op.index not in stay_float
+            and not op_support.reason_for_float(op, activation_bits)
         ]
         self._ranges = self._checked(ranges)
         self._adopt_output_ranges()

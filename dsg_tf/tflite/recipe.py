@@ -14,7 +14,7 @@ from litert_quantizer import qtyping
 from litert_quantizer.utils import tfl_flatbuffer_utils
 
 from dsg_tf.quant import qtypes
-from dsg_tf.tflite import flatbuffer, op_support, plan, weights
+from dsg_tf.tflite import flatbuffer, op_aliases, op_support, plan, weights
 
 EVERYWHERE = ".*"
 
@@ -55,7 +55,10 @@ def rules(
     found = []
     if activation_bits != op_support.FLOAT_BITS:
         found += _activation_rules(activation_bits, io_type)
-    return found + _weight_rules(view, planned, activation_bits)
+    found += _weight_rules(view, planned, activation_bits)
+    if activation_bits != op_support.FLOAT_BITS:
+        found += _float_rules(view, planned, activation_bits)
+    return found
 
 
 def statistics(
@@ -118,6 +121,26 @@ def _activation_rules(activation_bits: int, io_type: str) -> list[Rule]:
             for name in (names.INPUT, names.OUTPUT)
         ]
     return found
+
+
+def _float_rules(
+    view: flatbuffer.Model, planned: plan.Plan, activation_bits: int
+) -> list[Rule]:
+    """One rule for each kind of operation that stays float by choice."""
+    scopes: dict[qtyping.TFLOperationName, list[str]] = {}
+    graph = view.raw.subgraphs[0]
+    for op in view.ops:
+        name = op_support.quantizer_name(op_aliases.of(op, activation_bits))
+        stays = (op.name, view.tensors[op.outputs[0]].name)
+        if name is not None and stays in planned.float_ops:
+            scope = tfl_flatbuffer_utils.get_op_scope(
+                graph.operators[op.index], graph.tensors
+            )
+            scopes.setdefault(name, []).append(scope)
+    return [
+        Rule(rf"\A(?:{'|'.join(map(re.escape, found))})\Z", name, None)
+        for name, found in scopes.items()
+    ]
 
 
 def _weight_rules(

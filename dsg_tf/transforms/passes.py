@@ -10,7 +10,7 @@ pass can be used alone: see `dsg_tf.transforms`.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 
 import numpy as np
 from absl import logging
@@ -60,6 +60,7 @@ def run(
     *,
     seed: int = 0,
     store: Callable[[ir.Graph], adaround.Store] | None = None,
+    stay_float: Container[str] = (),
 ) -> PreparedGraph:
     """Runs the passes that a config asks for.
 
@@ -69,6 +70,7 @@ def run(
       config: which, and how.
       seed: of learned rounding.
       store: makes what keeps finished layers of a graph.
+      stay_float: outputs of layers whose weights are not rounded.
 
     Returns:
       The graphs and reports.
@@ -88,7 +90,7 @@ def run(
         graph = keep(bias_absorption.absorb_bias(graph, samples=few))
     # Rounding may add biases: the reference shall have the same tensors.
     graph = layer_edits.with_own_constants(graph)
-    grids = choose_grids(graph, config)
+    grids = choose_grids(graph, config, stay_float)
     rounded = keep(_round(graph, grids, samples, config, seed, store))
     # Learned rounding leaves the means where they were.
     learned = config.weight_rounding == "adaround"
@@ -120,7 +122,9 @@ def folded(graph: ir.Graph) -> ir.Graph:
 
 
 def choose_grids(
-    graph: ir.Graph, config: export_config.ExportConfig
+    graph: ir.Graph,
+    config: export_config.ExportConfig,
+    stay_float: Container[str] = (),
 ) -> dict[str, qtypes.QuantParams]:
     """The grid of each layer's weights, by the layer's node.
 
@@ -132,6 +136,8 @@ def choose_grids(
     ends = _first_and_last(graph, layers)
     grids = {}
     for layer in layers:
+        if layer.output in stay_float:
+            continue
         kept = config.keep_first_last_8bit and layer.node in ends
         bits = 8 if kept else config.weight_bits
         grids[layer.node] = weight_scales.choose(

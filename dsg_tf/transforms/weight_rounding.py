@@ -44,7 +44,9 @@ def round_weights(
     for layer in linear_layers.find(graph):
         grid = grids.get(layer.node)
         if grid is None:
-            rows.append(pass_report.Row(layer.name, False, "no grid for it"))
+            rows.append(
+                pass_report.Row(layer.name, False, "its weights stay float")
+            )
             continue
         values = uniform.fake_quantize(layer.rows(), grid)
         edit.set(layer, layer.from_rows(values), grid=grid)

@@ -48,6 +48,11 @@ _FAULTS = [
     ("bias_correction", {"bias_correction": "dfq"}, "auto, empirical, none"),
     ("allow_float_ops", {"allow_float_ops": "yes"}, "True or False"),
     (
+        "float_edges",
+        {"float_edges": True, "io_type": "int8"},
+        "io_type=float32",
+    ),
+    (
         "range_method",
         {"exporter": "tflite_converter", "range_method": "mse"},
         "'minmax'",

@@ -109,7 +109,7 @@ def test_layers_without_a_grid_stay_and_are_told():
     np.testing.assert_array_equal(after[0].bias, first.bias)
     assert not np.array_equal(after[1].kernel, second.kernel)
     assert [row.applied for row in report.rows] == [False, True]
-    assert report.skipped[0].reason == "no grid for it"
+    assert report.skipped[0].reason == "its weights stay float"
     assert list(result.weight_grids) == [after[1].kernel_tensor]
 
 
