@@ -219,9 +219,14 @@ def test_report_holds_the_version_and_the_whole_config():
     assert built["dsg_tf"] == dsg_tf.__version__
     assert built["config"] == json.loads(
         run_config.to_json(run_config.PipelineConfig(min_agreement=0.5))
-    ) | {"input_range": None, "tags": (), "input_shapes": ()}
+    ) | {
+        "input_range": None,
+        "tags": (),
+        "output_names": (),
+        "input_shapes": (),
+    }
     assert built["float_operations"] == [
-        {"operation": "SIN", "tensor": "a/Sin"}
+        {"operation": "SIN", "tensor": "a/Sin", "reason": ""}
     ]
     assert built["seconds"]["total"] == 3.75
 

@@ -70,6 +70,7 @@ def load(model, config: run_config.PipelineConfig) -> SourceModel:
         signature=config.signature or None,
         tags=config.tags or None,
         input_shapes=_shapes(config),
+        output_names=config.output_names or None,
         allow_unsafe_ops=config.allow_unsafe_ops,
     )
     needs_bn = not config.samples and config.synthesis.method != "noise"

@@ -210,6 +210,9 @@ def model_fields(values: flags.FlagValues) -> dict[str, Any]:
         "signature": values.signature,
         "tags": tuple(values.tags),
         "input_shapes": tuple(parse_shape(text) for text in values.input_shape),
+        "output_names": (
+            tuple(values.output_names) if "output_names" in values else ()
+        ),
         "allow_unsafe_ops": values.allow_unsafe_ops,
     }
 

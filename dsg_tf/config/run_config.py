@@ -30,7 +30,7 @@ class PipelineConfig:
     Attributes:
       synthesis: how samples are made; not used where `samples` is given.
       export: what is written.
-      tags: a text is taken for one tag.
+      tags: a text is taken for one tag, and so is one of `output_names`.
       input_shapes: full or batch-less shape by input name, a dict or pairs; the
         name "" stands for a model's only input, and a lone shape for its own.
 
@@ -56,6 +56,12 @@ class PipelineConfig:
     tags: tuple[str, ...] = options.option(
         (),
         "Tags of a SavedModel's graph; default: the only one there is.",
+        group=_MODEL,
+    )
+    output_names: tuple[str, ...] = options.option(
+        (),
+        "Outputs to keep, by their names; default: all. What only the others"
+        " need is left out.",
         group=_MODEL,
     )
     input_shapes: tuple[tuple[str, tuple[int, ...]], ...] = options.option(
@@ -112,8 +118,10 @@ class PipelineConfig:
     def __post_init__(self):
         # A pathlib.Path is welcome; JSON wants text.
         object.__setattr__(self, "samples", os.fspath(self.samples))
-        tags = (self.tags,) if isinstance(self.tags, str) else self.tags
-        object.__setattr__(self, "tags", tuple(tags))
+        for name in ("tags", "output_names"):
+            texts = getattr(self, name)
+            texts = (texts,) if isinstance(texts, str) else texts
+            object.__setattr__(self, name, tuple(texts))
         object.__setattr__(self, "input_shapes", _pairs(self.input_shapes))
         options.check(self)
         if self.input_range is not None:

@@ -9,7 +9,7 @@ known dimensions.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -68,6 +68,7 @@ def to_graph(
     *,
     input_shapes: Shapes | None = None,
     default_shape: open_shapes.Shape | None = None,
+    output_names: Sequence[str] | None = None,
     allow_unsafe_ops: bool = False,
 ) -> ir.Graph:
     """Freezes an endpoint, checks it, and completes its input shapes.
@@ -77,6 +78,7 @@ def to_graph(
       subject: what errors call the model.
       input_shapes: see `loading.load`.
       default_shape: see `loading.load`.
+      output_names: see `loading.load`.
       allow_unsafe_ops: accept graphs that touch files or call Python.
 
     Raises:
@@ -101,7 +103,9 @@ def to_graph(
             remedy=_INFERENCE,
         ) from error
     graph = precision.in_float32(graph)
-    graph = _with_numeric_outputs(graph, subject)
+    if output_names is not None:
+        graph = _with_outputs(graph, subject, output_names)
+    _check_outputs(graph, subject)
     graph = _without_unused_inputs(graph)
     _check_inputs(graph, subject)
     _refuse_bad_constants(graph, subject)
@@ -226,26 +230,48 @@ def _bad_weights(
     )
 
 
-def _with_numeric_outputs(graph: ir.Graph, subject: str) -> ir.Graph:
-    """Leaves out outputs that are no numbers: names of classes, tables."""
-    kept = [p for p in graph.outputs if p.dtype.is_floating]
-    kept = kept or [p for p in graph.outputs if p.dtype.is_integer]
-    if not kept:
-        kinds = ", ".join(f"{p.name}: {p.dtype.name}" for p in graph.outputs)
-        raise errors.UserError(
-            subject,
-            got=f"no numeric output ({kinds or 'none at all'})",
-            expected="a function that returns float tensors",
-            remedy="choose another --signature, or export one that returns"
-            " the scores",
-        )
-    if len(kept) == len(graph.outputs):
-        return graph
-    names = sorted(
-        f"{p.name} ({p.dtype.name})" for p in graph.outputs if p not in kept
-    )
-    logging.warning("outputs that are left out: %s", ", ".join(names))
+def _with_outputs(
+    graph: ir.Graph, subject: str, names: Sequence[str]
+) -> ir.Graph:
+    """Keeps the outputs of these names, in the model's order."""
+    known = [port.name for port in graph.outputs]
+    for name in names:
+        if name not in known:
+            raise errors.UserError(
+                "--output_names",
+                got=repr(name),
+                expected=f"outputs of {subject}: {', '.join(known)}",
+            )
+    kept = [port for port in graph.outputs if port.name in names]
     return graph.replace_nodes({}, outputs=kept)
+
+
+def _check_outputs(graph: ir.Graph, subject: str) -> None:
+    """Refuses outputs that no .tflite holds: names of classes, tables."""
+
+    def is_number(port: ir.Port) -> bool:
+        dtype = port.dtype
+        return dtype.is_floating or dtype.is_integer or dtype.is_bool
+
+    numbers = [port.name for port in graph.outputs if is_number(port)]
+    others = [
+        f"{port.name} ({port.dtype.name})"
+        for port in graph.outputs
+        if not is_number(port)
+    ]
+    if not others and numbers:
+        return
+    raise errors.UserError(
+        subject,
+        got="outputs that are no numbers: " + ", ".join(others)
+        if others
+        else "no output at all",
+        expected="outputs that are numbers",
+        remedy=f"--output_names={','.join(numbers)} leaves the others out"
+        if numbers
+        else "choose another --signature, or export one that returns the"
+        " scores",
+    )
 
 
 def _without_unused_inputs(graph: ir.Graph) -> ir.Graph:

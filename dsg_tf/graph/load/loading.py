@@ -36,6 +36,7 @@ def load(
     tags: Sequence[str] | None = None,
     input_shapes: Shapes | None = None,
     default_shape: Sequence[int] | None = None,
+    output_names: Sequence[str] | None = None,
     allow_unsafe_ops: bool = False,
 ) -> ir.Graph:
     """Loads a model as a frozen inference graph.
@@ -52,6 +53,7 @@ def load(
         model with one input; or shapes by input name. Fills dimensions that
         the model leaves open.
       default_shape: of one sample without the batch; for what is open then.
+      output_names: the outputs to keep; by default all.
       allow_unsafe_ops: accept graphs that touch files or call Python. Of Keras
         files only built-in layers are loaded all the same.
 
@@ -80,6 +82,7 @@ def load(
             subject,
             input_shapes=input_shapes,
             default_shape=default_shape,
+            output_names=output_names,
             allow_unsafe_ops=allow_unsafe_ops,
         )
     # The object owns the variables that the function reads.
