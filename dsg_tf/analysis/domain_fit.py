@@ -232,7 +232,8 @@ def _full_kernel(
         if node.attr("transpose_b", False):
             kernel = kernel.T
         sizes = tuple(input_shape or ())[1:]
-        if None not in sizes and math.prod(sizes) == len(kernel):
+        # Of an input with one number a sample there are none.
+        if sizes and None not in sizes and math.prod(sizes) == len(kernel):
             kernel = kernel.reshape(*sizes, kernel.shape[-1])
         return kernel
     if node.op == "DepthwiseConv2dNative":

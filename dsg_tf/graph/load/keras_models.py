@@ -21,6 +21,7 @@ from dsg_tf.graph.load import (
     keras_config,
     keras_files,
     model_files,
+    open_shapes,
 )
 
 
@@ -111,6 +112,7 @@ def to_endpoint(
 
         _check_backend(keras)
     names, specs, structure = _inputs(model, input_shapes)
+    specs = _filled(names, specs, input_shapes)
 
     def call(*tensors):
         return model(
@@ -126,6 +128,7 @@ def to_endpoint(
             f"model {model.name!r}",
             got=f"layers that cannot be called ({_say(error)})",
             expected="a model that maps a batch of its inputs to outputs",
+            remedy=_open_remedy(names, specs),
         ) from error
     outputs = _output_names(model, function)
     return endpoint.Endpoint(function, tuple(names), outputs)
@@ -164,6 +167,46 @@ def _inputs(model, input_shapes: endpoint.Shapes | None):
     if not spec.dtype.is_floating:
         spec = tf.TensorSpec(shape, tf.float32, name="input")
     return ["input"], [spec], 0
+
+
+def _filled(
+    names: Sequence[str],
+    specs: Sequence[tf.TensorSpec],
+    input_shapes: endpoint.Shapes | None,
+) -> list[tf.TensorSpec]:
+    """The specs with open dimensions as the user gives them.
+
+    Some layers cannot be called on open ones. What contradicts the model stays
+    as the model has it, and is refused later, when shapes are completed.
+    """
+    if input_shapes is None:
+        return list(specs)
+    if not isinstance(input_shapes, Mapping):
+        input_shapes = dict.fromkeys(names[:1], input_shapes)
+    found = []
+    for name, spec in zip(names, specs, strict=True):
+        given = input_shapes.get(name)
+        if given is not None and spec.shape.rank is not None:
+            given = tuple(given)
+            if len(given) == spec.shape.rank - 1:
+                given = (None, *given)
+            if spec.shape.is_compatible_with(given):
+                shape = spec.shape.merge_with(given)
+                spec = tf.TensorSpec(shape, spec.dtype, name=spec.name)
+        found.append(spec)
+    return found
+
+
+def _open_remedy(
+    names: Sequence[str], specs: Sequence[tf.TensorSpec]
+) -> str:
+    """The flag that may help where dimensions are open; else nothing."""
+    for name, spec in zip(names, specs, strict=True):
+        shape = spec.shape.as_list() if spec.shape.rank else [None]
+        if None in shape[1:]:
+            example = open_shapes.example(shape)
+            return f"give the open dimensions: --input_shape={name}={example}"
+    return ""
 
 
 def _has_input(model) -> bool:

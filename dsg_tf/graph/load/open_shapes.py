@@ -118,17 +118,29 @@ def _complete(
     if default is not None:
         shape = _filled(shape, default)
     if shape is None or None in shape[1:]:
-        if shape is None:
-            example = "224,224,3"
-        else:
-            example = ",".join(str(d or 224) for d in shape[1:])
         raise errors.UserError(
             f"input {port.name!r}",
             got=f"the shape {_text(shape)}",
             expected="all dimensions but the batch known",
-            remedy=f"for instance --input_shape={port.name}={example}",
+            remedy=f"for instance --input_shape={port.name}={example(shape)}",
         )
     return shape
+
+
+def example(shape: Shape | None) -> str:
+    """A shape of one sample that fits, as text for the command line.
+
+    Args:
+      shape: batch first; None where even the rank is unknown.
+
+    Example:
+      >>> example((None, None, None, 3)), example((None, None, 4))
+      ('224,224,3', '128,4')
+    """
+    if shape is None or len(shape) < 2:
+        return "224,224,3"
+    size = 224 if len(shape) == 4 else 128
+    return ",".join(str(d or size) for d in shape[1:])
 
 
 def _filled(shape: Shape | None, sample: Shape) -> Shape | None:
