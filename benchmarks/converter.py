@@ -12,7 +12,7 @@ import pathlib
 
 from absl import app, flags
 
-from benchmarks import cases
+from benchmarks import cases, keras_files
 
 _CASE = flags.DEFINE_string("case", None, "A key of `cases.CASES`.")
 _SHARED = flags.DEFINE_string("shared", "../shared", "Models and images.")
@@ -31,25 +31,15 @@ def main(argv: list[str]) -> None:
     if path.is_dir():
         converter = tf.lite.TFLiteConverter.from_saved_model(str(path))
     else:
-        converter = tf.lite.TFLiteConverter.from_keras_model(_keras(path))
+        converter = tf.lite.TFLiteConverter.from_keras_model(
+            keras_files.load(path)
+        )
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
     converter.representative_dataset = lambda: (
         [image[None]] for image in images[: _IMAGES.value]
     )
     pathlib.Path(_OUTPUT.value).write_bytes(converter.convert())
-
-
-def _keras(path: pathlib.Path):
-    """The model, by Keras 3 or else by tf_keras."""
-    import keras
-
-    try:
-        return keras.models.load_model(path, compile=False)
-    except (TypeError, ValueError):
-        import tf_keras
-
-        return tf_keras.models.load_model(path, compile=False)
 
 
 if __name__ == "__main__":

@@ -35,6 +35,13 @@ _NEIGHBOUR_CORRELATIONS = (
 _CHANNEL_CORRELATIONS = (0.0, 0.3, 0.6, 0.8, 0.9, 0.95, 0.98, 1.0)
 
 
+# Of the logarithm of predicted over true variance, for deviations by feature.
+_MOST_SPREAD = 0.7
+# A feature that explains less of every channel than this says nothing.
+_LEAST_SHARE = 1e-3
+_SWEEPS = 300
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Fit:
     """The moments of a layer's input.
@@ -43,6 +50,7 @@ class Fit:
       name: the BN layer's.
       mean: float32 (C,), in the units of the layer's input.
       deviation: one for all channels.
+      deviations: one for each, float32 (C,), where those fit; else None.
       neighbour_correlation: correlation of neighbouring positions, 0..1.
       channel_correlation: correlation between channels, 0..1.
       quality: adjusted R^2 of the means, at most 1.
@@ -54,6 +62,7 @@ class Fit:
     neighbour_correlation: float
     channel_correlation: float
     quality: float
+    deviations: np.ndarray | None = None
 
 
 def fit(
@@ -91,7 +100,15 @@ def fit(
     deviation, neighbours, channels = fit_deviation(
         kernel, layer.variance[live]
     )
-    return Fit(layer.name, mean, deviation, neighbours, channels, quality)
+    return Fit(
+        layer.name,
+        mean,
+        deviation,
+        neighbours,
+        channels,
+        quality,
+        fit_feature_deviations(kernel, layer.variance[live]),
+    )
 
 
 def live_channels(kernel: np.ndarray, variance: np.ndarray) -> np.ndarray:
@@ -176,6 +193,61 @@ def fit_deviation(
                 best = spread, location, rho, correlation
     _, location, rho, correlation = best
     return float(np.exp(location / 2)), rho, correlation
+
+
+def fit_feature_deviations(
+    kernel: np.ndarray, variance: np.ndarray
+) -> np.ndarray | None:
+    """A deviation for each feature: sensors and columns have unlike units.
+
+    Features that are independent of each other, and of their neighbours in
+    time, give a layer's output the variance `sum_c sigma_c^2 sum_t k_tc^2`:
+    linear equations, whose solution must not be negative.
+
+    Args:
+      kernel: (spatial..., C, O).
+      variance: BN variance, (O,).
+
+    Returns:
+      float32 (C,); None where there are fewer than two equations a feature, or
+      the solution misses the variances by a factor of 2 in the mean.
+
+    Example:
+      >>> rng = np.random.default_rng(0)
+      >>> kernel = rng.normal(size=(3, 40))
+      >>> true = np.array([0.1, 1.0, 10.0])
+      >>> found = fit_feature_deviations(kernel, true**2 @ kernel**2)
+      >>> np.allclose(found, true, rtol=0.05)
+      True
+    """
+    features, equations = kernel.shape[-2:]
+    if features < 2 or equations < 2 * features:
+        return None
+    energy = (kernel.astype(np.float64) ** 2).reshape(-1, features, equations)
+    matrix = (energy.sum(0) / np.maximum(variance, 1e-30)).T
+    # Relative errors count; each column is brought to length 1.
+    length = np.linalg.norm(matrix, axis=0)
+    if not (np.isfinite(length).all() and (length > 0).all()):
+        return None
+    solution = _non_negative(matrix / length, np.ones(equations)) / length
+    predicted = matrix @ solution
+    if (predicted <= 0).any() or np.std(np.log(predicted)) > _MOST_SPREAD:
+        return None
+    least = (_LEAST_SHARE / features) / np.maximum(matrix.max(0), 1e-30)
+    return np.sqrt(np.maximum(solution, least)).astype(np.float32)
+
+
+def _non_negative(matrix: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Least squares with x >= 0, by coordinate descent."""
+    gram, right = matrix.T @ matrix, matrix.T @ target
+    solution = np.maximum(right / np.diag(gram) / len(right), 0.0)
+    for _ in range(_SWEEPS):
+        for index in range(len(solution)):
+            slope = right[index] - gram[index] @ solution
+            solution[index] = max(
+                solution[index] + slope / gram[index, index], 0.0
+            )
+    return solution
 
 
 def _correlated_energy(kernel: np.ndarray, rho: float) -> np.ndarray:

@@ -53,6 +53,9 @@ _LOG_DEVIATION_TOLERANCE = 0.35
 # A mean fit that explains less than this share of the BN means is not used.
 MIN_FIT_QUALITY = 0.5
 
+# Deviations by feature are used where the largest is so many times the least.
+_UNLIKE = 4.0
+
 # An image of less than this share of the variance that BN saw is next to none.
 _LEAST_VARIANCE = 0.1
 
@@ -310,9 +313,9 @@ def _within(
 def _from_graph(graph: ir.Graph, port: ir.Port, layers) -> InputDomain:
     """The domain by what the graph does with an input first."""
     for layer in layers:
-        if layer.input == port.tensor:
+        if preprocessing.is_input(graph, port, layer.input):
             mean, deviation = layer.mean, np.sqrt(layer.variance)
-            if layer.channel_axis != len(port.shape) - 1:
+            if len(mean) != preprocessing.num_channels(port):
                 deviation = np.sqrt(layer.variance.mean() + mean.var())[None]
                 mean = mean.mean(keepdims=True)
             return _from_moments(
@@ -338,9 +341,15 @@ def _from_fit(
     """The domain of a fit; of its deviation alone where the means are off."""
     usable = fit.quality >= MIN_FIT_QUALITY
     mean = affine.to_input(fit.mean)
+    deviation = np.full_like(mean, fit.deviation)
+    if fit.deviations is not None and not is_image(port):
+        # Of an image, channels are alike, and neighbours are not independent.
+        by_feature = affine.to_input(fit.deviations)
+        if by_feature.max() > _UNLIKE * by_feature.min():
+            deviation = by_feature
     domain = _from_moments(
         mean if usable else np.zeros_like(mean),
-        np.full_like(mean, fit.deviation),
+        deviation,
         image=usable and is_image(port),
         source=f"fitted to {fit.name}, R2 of the mean {fit.quality:.2f}",
         seen=usable,

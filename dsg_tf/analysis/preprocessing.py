@@ -88,6 +88,23 @@ def first_layers(
             yield node, affine
 
 
+def is_input(graph: ir.Graph, port: ir.Port, tensor: str) -> bool:
+    """Whether a tensor holds an input's values, channel by channel.
+
+    A Masking layer between them changes no value but those it masks.
+    """
+    if tensor == port.tensor:
+        return True
+    if any(n.op in domain_fit.LAYER_OPS for n in graph.ancestors(tensor)):
+        return False
+    affine = _measure_affine(graph, port, tensor)
+    return (
+        affine is not None
+        and affine.identity
+        and np.array_equal(affine.channel, np.arange(affine.num_channels))
+    )
+
+
 def _measure_affine(
     graph: ir.Graph, port: ir.Port, tensor: str
 ) -> Affine | None:

@@ -7,6 +7,7 @@ import pathlib
 from collections.abc import Iterator, Mapping
 
 import numpy as np
+import tensorflow as tf
 from absl import logging
 
 from dsg_tf.analysis import linear_layers, source_model
@@ -21,6 +22,7 @@ from dsg_tf.samples import sample_sets
 from dsg_tf.tflite import (
     convert,
     export,
+    feature_scales,
     flatbuffer,
     float_edges,
     lowering,
@@ -43,6 +45,8 @@ class TFLiteWriter:
         self._config = config
         # What `check_model` has converted: the graph that it was made of.
         self._converted: tuple[ir.Graph, bytes] | None = None
+        # Mean and deviation of columns of unlike scale, by input.
+        self._columns: dict[str, tuple[np.ndarray, np.ndarray]] = {}
 
     def destination(
         self, output: pathlib.Path, inputs: Mapping[str, object]
@@ -59,6 +63,13 @@ class TFLiteWriter:
         config = self._config
         convert.check_io_type(config.io_type, config.activation_bits)
         graph = passes.folded(source.graph)
+        self._columns = _unlike_columns(source)
+        if self._columns and not config.float_edges:
+            logging.warning(
+                "input %s: features of unlike scale share one integer scale;"
+                " with float32 inputs they would not",
+                ", ".join(self._columns),
+            )
         float_tflite = self._to_float(graph)
         self._converted = graph, float_tflite
         if config.exporter == "tflite_converter":
@@ -161,10 +172,13 @@ class TFLiteWriter:
         return self._to_float(graph)
 
     def _to_float(self, graph: ir.Graph) -> bytes:
-        """The graph in float, by operations that integers have too."""
-        return lowering.lowered(
+        """The graph in float, as integers want it."""
+        model = lowering.lowered(
             to_float_tflite(graph), self._config.activation_bits
         )
+        if self._config.float_edges and self._columns:
+            model = feature_scales.equalized(model, self._columns)
+        return model
 
     def _ranges(
         self,
@@ -245,6 +259,25 @@ class TFLiteWriter:
             input_names=[port.name for port in graph.inputs],
             output_names=[port.name for port in graph.outputs],
         )
+
+
+def _unlike_columns(
+    source: source_model.SourceModel,
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Mean and deviation of each column of inputs with unlike ones."""
+    found = {}
+    for port in source.graph.inputs:
+        domain = source.domains[port.name]
+        mean, deviation = (
+            np.asarray(m, np.float64) for m in (domain.mean, domain.deviation)
+        )
+        if (
+            port.dtype == tf.float32
+            and mean.shape == deviation.shape == (port.shape[-1],)
+            and feature_scales.unlike(mean, deviation)
+        ):
+            found[port.name] = mean, deviation
+    return found
 
 
 def to_float_tflite(graph: ir.Graph) -> bytes:

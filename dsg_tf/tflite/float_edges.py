@@ -12,6 +12,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping
 
+import numpy as np
+
 from dsg_tf.quant import qtypes
 from dsg_tf.tflite import flatbuffer, op_support, weights
 
@@ -84,7 +86,7 @@ def find(
             tail[op.index] = reason
     for op, reason in _head_seeds(view, activation_bits):
         region = _reached(view, op, forward=False)
-        if op.name == "LOG":
+        if op.name in ("DIV", "LOG", "MUL"):
             region += _normalization(view, region)
         linear = not any(other.name in _ACTIVATIONS for other in region)
         weighted = any(_has_weights(view, other) for other in region)
@@ -125,6 +127,8 @@ def _head_seeds(
             yield op, reason
         elif op.name == "LOG" and _is_of_a_power(view, op):
             yield op, "the logarithm of a power, which spans many decades"
+        elif op.name in ("DIV", "MUL") and _unlike_factors(view, op):
+            yield op, "brings features of unlike scale to one"
 
 
 def _no_integer_form(
@@ -151,6 +155,18 @@ def _range_ratio(
     # What is always zero needs no resolution.
     widths = [width for width in found if width > 0]
     return max(widths) / min(widths) if widths else 1.0
+
+
+def _unlike_factors(view: flatbuffer.Model, op: flatbuffer.Op) -> bool:
+    """Whether each feature, on the last axis, has a factor of its own."""
+    for index in op.inputs:
+        tensor = view.tensors[index]
+        if not tensor.constant or tensor.dtype != "float32":
+            continue
+        factors = np.abs(view.constant(tensor))
+        if factors.ndim and 1 < factors.size == factors.shape[-1]:
+            return bool(factors.max() > _GREATEST_RATIO_8 * factors.min())
+    return False
 
 
 def _is_of_a_power(view: flatbuffer.Model, op: flatbuffer.Op) -> bool:

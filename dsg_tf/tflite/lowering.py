@@ -39,7 +39,7 @@ def lowered(float_tflite: bytes, activation_bits: int) -> bytes:
     if activation_bits == op_support.FLOAT_BITS:
         return float_tflite
     view = flatbuffer.read(float_tflite)
-    writer = _Writer(view)
+    writer = Writer(view)
     changed = False
     for op in view.ops:
         rule = _RULES.get(op.name)
@@ -55,7 +55,7 @@ def lowered(float_tflite: bytes, activation_bits: int) -> bytes:
     return writer.finish() if changed else float_tflite
 
 
-class _Writer:
+class Writer:
     """Writes the operations of a file anew, in order.
 
     Args:
@@ -97,17 +97,25 @@ class _Writer:
         self._new.append(operator)
         return output
 
-    def constant(self, value: float) -> int:
-        """A float32 scalar; returns its index."""
-        buffer = schema.BufferT()
-        buffer.data = np.frombuffer(np.float32(value).tobytes(), np.uint8)
-        self.view.raw.buffers.append(buffer)
+    def constant(self, value: float | np.ndarray) -> int:
+        """A float32 constant of any shape; returns its index."""
         tensor = schema.TensorT()
         tensor.type = schema.TensorType.FLOAT32
-        tensor.shape = []
-        tensor.buffer = len(self.view.raw.buffers) - 1
+        tensor.shape = list(np.shape(value))
+        tensor.buffer = self._buffer(value)
         tensor.name = self._name("constant")
         return self._append(tensor)
+
+    def fix(self, index: int, values: np.ndarray) -> None:
+        """Gives a float32 tensor, computed or constant, these values."""
+        self._graph.tensors[index].buffer = self._buffer(values)
+
+    def _buffer(self, values: np.ndarray) -> int:
+        buffer = schema.BufferT()
+        content = np.asarray(values, np.float32).tobytes()
+        buffer.data = np.frombuffer(content, np.uint8)
+        self.view.raw.buffers.append(buffer)
+        return len(self.view.raw.buffers) - 1
 
     def finish(self) -> bytes:
         """The bytes of the file."""
@@ -130,21 +138,21 @@ class _Writer:
         return f"lowered/{what}_{len(self._graph.tensors)}".encode()
 
 
-def _negation(writer: _Writer, op: flatbuffer.Op) -> bool:
+def _negation(writer: Writer, op: flatbuffer.Op) -> bool:
     """-x = x * -1."""
     (x,), (y,) = op.inputs, op.outputs
     writer.add("MUL", [x, writer.constant(-1.0)], y)
     return True
 
 
-def _square(writer: _Writer, op: flatbuffer.Op) -> bool:
+def _square(writer: Writer, op: flatbuffer.Op) -> bool:
     """x^2 = x * x."""
     (x,), (y,) = op.inputs, op.outputs
     writer.add("MUL", [x, x], y)
     return True
 
 
-def _squared_difference(writer: _Writer, op: flatbuffer.Op) -> bool:
+def _squared_difference(writer: Writer, op: flatbuffer.Op) -> bool:
     """(a - b)^2 = (a - b) * (a - b), of the output's shape."""
     view = writer.view
     if view.tensors[op.inputs[0]].shape != view.tensors[op.outputs[0]].shape:
@@ -154,7 +162,7 @@ def _squared_difference(writer: _Writer, op: flatbuffer.Op) -> bool:
     return True
 
 
-def _power(writer: _Writer, op: flatbuffer.Op) -> bool:
+def _power(writer: Writer, op: flatbuffer.Op) -> bool:
     """x^n for small whole n, and 1 / x; the converter knows roots."""
     view = writer.view
     x, exponent = op.inputs
@@ -177,7 +185,7 @@ def _power(writer: _Writer, op: flatbuffer.Op) -> bool:
     return True
 
 
-def _sum(writer: _Writer, op: flatbuffer.Op) -> bool:
+def _sum(writer: Writer, op: flatbuffer.Op) -> bool:
     """A sum of several tensors as sums of two."""
     first, *rest, last = op.inputs
     for index in rest:
@@ -186,7 +194,7 @@ def _sum(writer: _Writer, op: flatbuffer.Op) -> bool:
     return True
 
 
-def _hard_swish(writer: _Writer, op: flatbuffer.Op) -> bool:
+def _hard_swish(writer: Writer, op: flatbuffer.Op) -> bool:
     """x * relu6(x + 3) / 6."""
     (x,), (y,) = op.inputs, op.outputs
     shifted = writer.add("ADD", [x, writer.constant(3.0)])
@@ -196,11 +204,25 @@ def _hard_swish(writer: _Writer, op: flatbuffer.Op) -> bool:
     return True
 
 
-_RULES: dict[str, Callable[[_Writer, flatbuffer.Op], bool]] = {
+def _zeros_like(writer: Writer, op: flatbuffer.Op) -> bool:
+    """A constant: the shape of what is read does not change."""
+    tensor = writer.view.tensors[op.outputs[0]]
+    if (
+        tensor.dynamic
+        or tensor.dtype != "float32"
+        or tensor.index in writer.view.outputs
+    ):
+        return False
+    writer.fix(tensor.index, np.zeros(tensor.shape, np.float32))
+    return True
+
+
+_RULES: dict[str, Callable[[Writer, flatbuffer.Op], bool]] = {
     "ADD_N": _sum,
     "HARD_SWISH": _hard_swish,
     "NEG": _negation,
     "POW": _power,
     "SQUARE": _square,
     "SQUARED_DIFFERENCE": _squared_difference,
+    "ZEROS_LIKE": _zeros_like,
 }

@@ -16,7 +16,7 @@ import tensorflow as tf
 from absl import logging
 
 from dsg_tf.core import errors
-from dsg_tf.graph import frozen, inlining, ir, precision
+from dsg_tf.graph import frozen, inlining, ir, precision, unrolling
 from dsg_tf.graph.load import open_shapes, safety, sizes
 
 _INFERENCE = (
@@ -112,6 +112,15 @@ def to_graph(
     graph = open_shapes.complete(
         graph, subject, input_shapes, default=default_shape
     )
+    try:
+        graph = unrolling.unrolled(graph)
+    except unrolling.TooLongError as error:
+        raise errors.UserError(
+            subject,
+            got=str(error),
+            expected="recurrent layers over fewer steps",
+            remedy="give a shorter sequence by --input_shape",
+        ) from error
     sizes.check_graph(graph, subject)
     return graph
 

@@ -197,9 +197,7 @@ def _filled(
     return found
 
 
-def _open_remedy(
-    names: Sequence[str], specs: Sequence[tf.TensorSpec]
-) -> str:
+def _open_remedy(names: Sequence[str], specs: Sequence[tf.TensorSpec]) -> str:
     """The flag that may help where dimensions are open; else nothing."""
     for name, spec in zip(names, specs, strict=True):
         shape = spec.shape.as_list() if spec.shape.rank else [None]
