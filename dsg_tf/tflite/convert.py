@@ -94,8 +94,8 @@ def by_converter(
             remedy="--exporter=litert knows all three",
         )
     names = list(input_names or _placeholders(function))
-    # The converter feeds lists in the file's own order of inputs, which only
-    # a converted file tells.
+    # The converter feeds a list in the order of the file's inputs, which is
+    # known only after a conversion.
     view = flatbuffer.read(_convert(_converter(function)))
     indices = _input_indices(view, function)
     order = [indices.index(index) for index in view.inputs]

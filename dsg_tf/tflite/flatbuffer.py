@@ -232,8 +232,8 @@ def view_of(raw: schema.ModelT) -> Model:
 def write(raw: schema.ModelT) -> bytes:
     """The bytes of an (edited) generated model object."""
     for buffer in raw.buffers:
-        # The generated code copies an array in one go, anything else byte by
-        # byte.
+        # The generated code copies an array at once, but any other sequence
+        # byte by byte.
         if buffer.data is not None and type(buffer.data) is not np.ndarray:
             buffer.data = np.frombuffer(bytes(buffer.data), np.uint8)
     return bytes(flatbuffer_utils.convert_object_to_bytearray(raw))
