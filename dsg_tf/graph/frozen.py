@@ -308,7 +308,7 @@ def with_float_input(graph: ir.Graph, name: str) -> ir.Graph:
 
 
 def with_cast_input(graph: ir.Graph, name: str) -> ir.Graph:
-    """Makes an integer input float32, with a cast to what it was behind it.
+    """Makes an integer input float32 and casts it to its former type.
 
     Args:
       graph: the graph.

@@ -32,13 +32,13 @@ class StandIn:
 # what at 8 bits only: LiteRT 2.3 has no 16-bit kernels of those, or wrong ones
 # (PRELU, comparisons). tests/tflite/op_aliases_test.py runs every one of them.
 _TABLE = (
-    # One float operand, each tensor its own scale.
+    # One float operand; input and output have different scales.
     (
         "RELU",
         ("ABS", "EXP", "LEAKY_RELU", "LOG", "RELU6"),
         ("ELU", "L2_NORMALIZATION", "LOG_SOFTMAX", "RELU_N1_TO_1"),
     ),
-    # Two float operands, each tensor its own scale.
+    # Two float operands; operands and output have different scales.
     ("MUL", (), ("PRELU",)),
     # Two float operands that take the output's scale.
     ("MAXIMUM", ("MINIMUM",), ()),

@@ -110,7 +110,7 @@ class WeightGrid:
         )
 
     def on_axis(self, axis: int) -> qtypes.QuantParams:
-        """The grid with its channels on another axis, if it has channels."""
+        """The grid with its channels on `axis`; unchanged if per-tensor."""
         if self.params.axis is None:
             return self.params
         return dataclasses.replace(self.params, axis=axis)
