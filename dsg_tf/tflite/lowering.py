@@ -56,7 +56,7 @@ def lowered(float_tflite: bytes, activation_bits: int) -> bytes:
 
 
 class _Writer:
-    """Rewrites the list of operations of a file, in order.
+    """Writes the operations of a file anew, in order.
 
     Args:
       view: the file; its `raw` object is changed in place.
