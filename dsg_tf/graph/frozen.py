@@ -106,7 +106,7 @@ def freeze(
 
 @contextlib.contextmanager
 def in_fixed_order() -> Iterator[None]:
-    """Keeps TensorFlow from adding up in an order that chance decides.
+    """Makes TensorFlow add up in a fixed order.
 
     Floats depend on the order in which they are added, from three addends on,
     and Grappler, which optimises functions when they are first called, gives
@@ -143,7 +143,7 @@ def in_fixed_order() -> Iterator[None]:
 
 
 def with_sums_in_pairs(graph: ir.Graph) -> ir.Graph:
-    """The graph with every AddN of three or more as sums of two, in order."""
+    """Replaces each AddN of three or more inputs by sums of two, in order."""
     nodes, taken = {}, set(graph.nodes)
     for node in graph:
         if node.op != "AddN" or len(node.inputs) < 3:
@@ -166,7 +166,7 @@ def with_sums_in_pairs(graph: ir.Graph) -> ir.Graph:
 def splice(
     graph: ir.Graph, inputs: Sequence[tf.Tensor], outputs: Sequence[str]
 ) -> list[tf.Tensor]:
-    """Puts a graph's operations into the function that is being traced.
+    """Imports a graph's operations into the function being traced.
 
     A function of `to_function` would be called there as a whole, and have a
     gradient of its own; so `tf.gradients` sees every operation. Grouped
@@ -308,7 +308,7 @@ def with_float_input(graph: ir.Graph, name: str) -> ir.Graph:
 
 
 def with_cast_input(graph: ir.Graph, name: str) -> ir.Graph:
-    """Makes an integer input float32, with a cast to what it was behind it.
+    """Makes an integer input float32 and casts it to its former type.
 
     Args:
       graph: the graph.
@@ -411,7 +411,7 @@ def _all_nodes(
 def _capture_names(
     function: tf.types.experimental.ConcreteFunction,
 ) -> dict[str, str]:
-    """What the captured values are called outside, by placeholder."""
+    """Names of the captured values in the outer graph, by placeholder."""
     variables = {id(v.handle): v.name for v in function.variables}
     names = {}
     for index, (outer, inner) in enumerate(function.graph.captures):

@@ -1,10 +1,9 @@
-"""Grouped convolutions in the form that TensorFlow runs on a CPU.
+"""Replaces grouped convolutions by plain ones, for TensorFlow on a CPU.
 
-TensorFlow's CPU has a kernel for a grouped convolution, but none for its
-gradient, and none for the fused operation that Grappler makes of it and of a
-bias or a FusedBatchNorm behind it: it fails when the function is called. What
-a grouped convolution computes is also a plain convolution, whose kernel is zero
-between groups.
+On a CPU, TensorFlow has a kernel for a grouped convolution, but none for its
+gradient, and none for its fusion (by Grappler) with a bias or FusedBatchNorm
+that follows: the call of the function fails. A grouped convolution equals a
+plain convolution whose kernel is zero between groups.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from dsg_tf.graph import ir
 
 
 def groups(graph: ir.Graph, node: ir.Node) -> int:
-    """Number of groups of a Conv2D; 1 where its shapes do not tell.
+    """Number of groups of a Conv2D; 1 if its shapes are unknown.
 
     Args:
       graph: the node's graph.
@@ -32,13 +31,13 @@ def groups(graph: ir.Graph, node: ir.Node) -> int:
 
 
 def as_dense(graph: ir.Graph) -> ir.Graph:
-    """The graph with plain convolutions for the grouped ones.
+    """Replaces the grouped convolutions of a graph by plain ones.
 
-    A kernel (H, W, C / G, O) becomes (H, W, C, O), with zeros where an input
-    channel is of another group than the output channel. It is computed in the
-    graph from the tensor that it was read from, so that this may be fed. Every
-    tensor keeps its name; the convolution has G times as many products, and
-    the same sums.
+    A kernel (H, W, C / G, O) becomes (H, W, C, O), with zeros where input and
+    output channel are in different groups. The new kernel is computed in the
+    graph from the old kernel's tensor, which can still be fed. All tensors keep
+    their names. The convolution does G times as many multiplications, with the
+    same results.
 
     Args:
       graph: the graph.
@@ -68,7 +67,7 @@ def as_dense(graph: ir.Graph) -> ir.Graph:
 def _dense_kernel(
     graph: ir.Graph, node: ir.Node, count: int, taken: set[str]
 ) -> list[ir.Node]:
-    """What computes the kernel of the plain convolution, itself last."""
+    """Nodes that compute the plain convolution's kernel; it comes last."""
     _, _, read, outputs = graph.shape(node.inputs[1])
     dtype = graph.dtype(node.inputs[1])
 

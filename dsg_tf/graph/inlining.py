@@ -17,7 +17,7 @@ from tensorflow.python.framework import function_def_to_graph
 
 _CALLS = frozenset({"PartitionedCall", "StatefulPartitionedCall"})
 _BRANCHES = frozenset({"If", "StatelessIf"})
-# TensorFlow has no recursion to speak of; a graph nested deeper is damaged.
+# Real graphs are not nested deeper than this; deeper ones are damaged.
 _MAX_DEPTH = 200
 
 _Nodes = dict[str, node_def_pb2.NodeDef]
@@ -86,7 +86,7 @@ def _called(
     library: Mapping[str, function_pb2.FunctionDef],
     moved: Mapping[str, str],
 ) -> tuple[str, list[str]] | None:
-    """The function that a node is sure to run, and its arguments."""
+    """The function that a node always runs, and its arguments."""
     inputs = [i for i in node.input if not i.startswith("^")]
     if node.op in library:
         return node.op, inputs

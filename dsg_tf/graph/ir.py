@@ -20,9 +20,9 @@ from tensorflow.core.framework import function_pb2, node_def_pb2
 
 from dsg_tf.quant import qtypes
 
-# Operations that hand their inputs on unchanged. IdentityN is how TensorFlow
-# marks a custom gradient (of silu, for instance), which a graph that was loaded
-# from a file does not have.
+# Operations that return their inputs unchanged. TensorFlow uses IdentityN to
+# mark a custom gradient (for instance of silu); in a graph that was loaded from
+# a file, that gradient is missing.
 _PASS_THROUGH = frozenset(
     {
         "CheckNumerics",
@@ -151,7 +151,7 @@ class Node:
     def with_inputs(
         self, inputs: Iterable[str], *, name: str | None = None
     ) -> Node:
-        """The same operation reading other tensors; control edges go."""
+        """The same operation with other inputs, without control edges."""
         definition = node_def_pb2.NodeDef()
         definition.CopyFrom(self.definition)
         definition.name = self.name if name is None else name
@@ -234,7 +234,7 @@ class Graph:
         moments: Mapping[str, Moments] | None = None,
         weight_grids: Mapping[str, qtypes.QuantParams] | None = None,
     ) -> Graph:
-        """Keeps what the outputs need, sorts it, and verifies it."""
+        """Keeps the nodes that the outputs need, sorts and verifies them."""
         inputs, outputs = tuple(inputs), tuple(outputs)
         by_name = {node.name: node for node in nodes}
         roots = [node_name(p.tensor) for p in (*outputs, *inputs)]
@@ -390,7 +390,7 @@ class Graph:
 
     @functools.cached_property
     def tf_graph(self) -> tf.Graph:
-        """The graph in TensorFlow's hands, for shapes and types only."""
+        """The graph as a tf.Graph, for shapes and types only."""
         graph = tf.Graph()
         with graph.as_default():
             tf.graph_util.import_graph_def(self.to_graph_def(), name="")
@@ -417,7 +417,7 @@ class Graph:
 
 
 def without_pass_through(nodes: Mapping[str, Node]) -> dict[str, Node]:
-    """Removes Identity and its like, and every control edge.
+    """Removes Identity-like nodes and all control edges.
 
     A frozen graph has no state, so a control edge orders nothing. The nodes
     that remain keep their names; whoever read an Identity reads its source.
@@ -486,7 +486,7 @@ def _is_stateful(op: str) -> bool:
 
 
 def _topological(nodes: Mapping[str, Node], roots: Iterable[str]) -> list[str]:
-    """Names of all ancestors of `roots`, each behind what it reads."""
+    """Names of `roots` and their ancestors, in topological order."""
     order: dict[str, None] = {}
     stack = [(root, False) for root in reversed(list(roots))]
     open_nodes: set[str] = set()

@@ -1,4 +1,4 @@
-"""Layer names as the model's owner knows them.
+"""Recovers the layer names of the original model.
 
 Frameworks name operations `<wrappers>/<model>/<layer>/<operation>`; the
 wrappers are those leading path parts that (almost) all operations share. When

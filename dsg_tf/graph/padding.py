@@ -1,8 +1,8 @@
-"""Padding that stands before a convolution, as the convolution's own.
+"""Folds a Pad node before a convolution into the convolution's padding.
 
-PyTorch pads on both sides, which TensorFlow's SAME does too where the stride
-is 1. Converted models pad by an operation of its own, which copies the whole
-feature map, and copies its gradient back.
+PyTorch pads on both sides; with stride 1, TensorFlow's SAME padding does the
+same. Models converted from PyTorch have a separate Pad node, which copies the
+whole feature map, and its gradient too.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ _CONVOLUTIONS = frozenset({"Conv2D", "DepthwiseConv2dNative"})
 
 
 def absorbed(graph: ir.Graph) -> ir.Graph:
-    """The graph without Pad nodes that SAME padding can stand for.
+    """Removes the Pad nodes that SAME padding can replace.
 
-    Every other tensor keeps its name and its values.
+    All other tensors keep their names and values.
 
     Args:
       graph: the graph.
@@ -48,7 +48,7 @@ def absorbed(graph: ir.Graph) -> ir.Graph:
 
 
 def _is_same(graph: ir.Graph, pad: ir.Node, node: ir.Node) -> bool:
-    """Whether a node behind a Pad computes what SAME padding would."""
+    """Whether SAME padding gives the same result as Pad and the node."""
     if pad.op not in ("Pad", "PadV2") or node.attr("padding") != "VALID":
         return False
     if pad.op == "PadV2":

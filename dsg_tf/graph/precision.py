@@ -1,4 +1,4 @@
-"""Computes a graph in float32 that was written for another float type.
+"""Converts a graph from another float type to float32.
 
 A model that was trained with Keras' `mixed_float16` policy computes in float16
 between casts, and one with `floatx` float64 in float64. TFLite has kernels for
@@ -21,7 +21,7 @@ _ENUMS = frozenset(dtype.as_datatype_enum for dtype in _OTHERS)
 
 
 def in_float32(graph: ir.Graph) -> ir.Graph:
-    """The graph with float32 in place of float16, bfloat16 and float64.
+    """Replaces float16, bfloat16 and float64 in a graph by float32.
 
     Constants are converted, casts between float types vanish, inputs and
     outputs become float32. float32 holds every value of the 16-bit types, so

@@ -1,9 +1,9 @@
-"""A strided convolution whose gradient by its input is a convolution too.
+"""A strided convolution with a faster gradient for its input.
 
-TensorFlow's own gradient of a network's first convolution (3 channels, stride
-2) takes as long as those of ten layers behind it. It is also a convolution of
-stride 1 with one set of channels for each phase of the stride, whose channels
-are then laid out as positions.
+TensorFlow's input gradient of a network's first convolution (3 channels, stride
+2) takes as long as those of the ten layers after it. Here it is computed as a
+convolution of stride 1 with one set of output channels for each phase of the
+stride, followed by a depth-to-space rearrangement.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from dsg_tf.graph import grouped_convolutions, ir, tapped
 
-# Images, not feature maps: with more channels TensorFlow's gradient is as good.
+# Images, not feature maps: with more channels TensorFlow's gradient is as fast.
 _MOST_CHANNELS = 4
 
 

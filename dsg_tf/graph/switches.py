@@ -1,8 +1,8 @@
-"""Branches of TensorFlow 1 (Switch and Merge) whose condition is a constant.
+"""Resolves TensorFlow 1 branches (Switch, Merge) with a constant condition.
 
-A Keras model that was exported by TensorFlow 1 computes every BN twice, for
-training and for inference, and chooses by a `keras_learning_phase` whose
-default is False. Only the branch that lives is the model.
+A Keras model that was exported by TensorFlow 1 contains every BN twice, for
+training and for inference, and selects one by `keras_learning_phase`, which
+defaults to False. Only the selected branch is kept.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ _MERGE = frozenset({"Merge", "RefMerge"})
 
 
 def resolve(nodes: Mapping[str, ir.Node]) -> dict[str, ir.Node]:
-    """Replaces decided Switch and Merge nodes by what passes them.
+    """Replaces Switch and Merge nodes with a constant condition.
 
-    Control edges count here: a constant inside a branch is alive only if the
-    branch is.
+    Control edges matter here: a constant inside a branch runs only if the
+    branch is selected.
 
     Args:
       nodes: by name, with their control edges. Identity nodes may be among
@@ -50,7 +50,7 @@ def resolve(nodes: Mapping[str, ir.Node]) -> dict[str, ir.Node]:
 
 
 def _decision(nodes: Mapping[str, ir.Node], switch: ir.Node) -> bool | None:
-    """The output, 0 or 1, that a Switch is sure to choose."""
+    """The output (0 or 1) that a Switch always selects; None if unknown."""
     node = nodes[ir.node_name(ir.source(nodes, switch.inputs[1]))]
     if node.op != "Const":
         return None

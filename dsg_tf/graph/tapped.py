@@ -1,9 +1,9 @@
-"""Imports a graph into a trace, with custom functions at some tensors.
+"""Imports a graph into a trace and replaces some tensors by functions.
 
-`frozen.splice` imports a graph as it is. Here some tensors are handed to a
-function, and whoever reads them gets what the function returns: a function with
-a gradient of its own can so do in one pass over memory what the graph does in
-several, and a value can be corrected on its way through the network.
+`frozen.splice` imports a graph unchanged. Here some tensors are passed to a
+function, and their consumers read its result instead. A function with a custom
+gradient can thus compute in one pass over memory what the graph does in
+several, and intermediate values can be corrected.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Tap:
         replaced: str,
         function: Callable[[tf.Tensor], tf.Tensor],
     ) -> Tap:
-        """A tap whose function looks at one batch at a time."""
+        """A tap whose function is applied to each batch separately."""
         return cls(source, replaced, lambda values: [*map(function, values)])
 
 
@@ -53,7 +53,7 @@ def splice(
     *,
     taps: Sequence[Tap] = (),
 ) -> list[list[tf.Tensor]]:
-    """Puts a graph's operations into the function that is being traced.
+    """Imports a graph's operations into the function being traced.
 
     Grouped convolutions become plain ones, see `grouped_convolutions`.
 
@@ -92,10 +92,10 @@ def splice(
 
 @contextlib.contextmanager
 def unoptimised() -> Iterator[None]:
-    """Calls functions as they are traced, for those that are called once.
+    """Disables Grappler, for functions that are called only once.
 
-    Grappler takes longer over a network than the network over a few samples.
-    Sums keep their order too, see `frozen.in_fixed_order`.
+    Optimizing a network takes Grappler longer than running it on a few samples.
+    It also keeps the order of sums, see `frozen.in_fixed_order`.
     """
     eager = context.context()
     before = eager.function_call_options
@@ -190,7 +190,7 @@ class _Splice:
         values = tuple(tap.function(self._known[tensor]))
         self._known[tap.replaced] = values
         if tap.replaced != tensor:
-            # No node of the graph computes it, so that no flush gets to it.
+            # No node of the graph computes it, so `_flush` does not handle it.
             self._tap(tap.replaced)
 
     def _replaced(self, tensor: str) -> set[str]:

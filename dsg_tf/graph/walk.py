@@ -21,8 +21,8 @@ class Walk:
 
     Args:
       graph: the graph.
-      targets: the tensors that will be asked for, `node:index`, in the order in
-        which they will be; one that will be asked for twice stands there twice.
+      targets: the tensors to be requested, `node:index`, in the order of the
+        requests; a tensor that is requested twice is listed twice.
       samples: (N, ...) by input name, model input units.
       batch_size: samples at a time, where the graph's batch is open.
 
@@ -56,7 +56,7 @@ class Walk:
         self._targets = list(targets)
         fed = [port.tensor for port in graph.inputs]
         self._keep: list[slice] = []
-        # What has been come to and is still read, by tensor, of each batch.
+        # Computed values that are still needed: by tensor, one per batch.
         self._live: list[dict[str, tf.Tensor]] = []
         for feeds, keep in evaluation.fed(graph.inputs, samples, batch_size):
             self._live.append(dict(zip(fed, feeds, strict=True)))
@@ -69,11 +69,11 @@ class Walk:
         self._changed[name] = ir.Node.constant(name, value)
 
     def to(self, tensors: Sequence[str]) -> Iterator[list[np.ndarray]]:
-        """Goes on to some of the targets.
+        """Computes some of the remaining targets.
 
         Args:
-          tensors: some of the targets that are left. Those before them cannot
-            be asked for any more.
+          tensors: some of the remaining targets. Targets that come before them
+            cannot be requested afterwards.
 
         Yields:
           Their values for the samples of one batch, in order.
@@ -82,7 +82,7 @@ class Walk:
         missing = [t for t in dict.fromkeys(tensors) if t not in self._live[0]]
         if missing:
             self._compute(missing)
-        # What was to come before these is not asked for any more.
+        # Targets that come before these cannot be requested any more.
         last = max(self._targets.index(tensor) for tensor in tensors)
         self._targets = self._targets[last + 1 :]
         for values, keep in zip(self._live, self._keep, strict=True):
@@ -138,7 +138,7 @@ class Walk:
         return nodes, list(sources)
 
     def _forget(self) -> None:
-        """Drops what no target that is left depends on."""
+        """Drops values that no remaining target depends on."""
         _, needed = self._between(self._targets)
         for known in self._live:
             for tensor in set(known) - set(needed) - set(self._targets):

@@ -86,7 +86,7 @@ def stage(
 
 
 def check(path: str | os.PathLike) -> None:
-    """Refuses a place where `save` would not write.
+    """Refuses a path to which `save` could not write.
 
     It replaces an empty folder or a SavedModel as `save` writes it, and nothing
     else: one with variables has been trained, and other files are not ours.

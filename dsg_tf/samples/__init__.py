@@ -1,1 +1,1 @@
-"""Arrays of samples and images, and the folder of a run. No TensorFlow."""
+"""Sample and image arrays, and the run folder; without TensorFlow."""

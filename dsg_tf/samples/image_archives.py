@@ -1,4 +1,4 @@
-"""Images of an .npz: what it says of itself is checked before it is read.
+"""Reads images from an .npz; checks the headers before it reads the arrays.
 
 The header of an array in NumPy's format may declare any shape and type, and a
 compressed member any size.
@@ -18,7 +18,7 @@ import numpy as np
 
 from dsg_tf.core import errors, memory
 
-# What damaged archives, members and headers raise.
+# Exceptions that damaged archives, members and headers raise.
 _DAMAGE = (
     *(EOFError, KeyError, NotImplementedError, OSError, RuntimeError),
     *(SyntaxError, TypeError, ValueError, RecursionError),
@@ -61,10 +61,10 @@ def read(path: str, names: Sequence[str]) -> dict[str, np.ndarray]:
 
 
 def count(path: str) -> int:
-    """How many images an .npz has, from their header alone.
+    """The number of images in an .npz; reads only their header.
 
     Raises:
-      errors.UserError: as `read`, for what the header tells.
+      errors.UserError: as `read`, as far as the header shows it.
     """
     with _opened(path, ("images",)) as archive:
         return _header(path, archive, "images")[0][0]
@@ -129,7 +129,7 @@ def _array(path: str, archive: zipfile.ZipFile, name: str) -> np.ndarray:
     with archive.open(f"{name}.npy") as member:
         member.read(head)
         at = 0
-        # To the end, where zipfile compares the sum of all that it read.
+        # Read to the end, because zipfile checks the CRC there.
         while chunk := member.read(_CHUNK):
             content[at : at + len(chunk)] = np.frombuffer(chunk, np.uint8)
             at += len(chunk)

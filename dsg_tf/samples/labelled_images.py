@@ -1,8 +1,9 @@
-"""Labelled images from files, in the units that a classifier takes.
+"""Reads labelled images and preprocesses them for a classifier.
 
-Images are an .npz with `images` and `labels`; or a folder, either of
-`<class index>.jpg`, one image a class, or of one folder a class. Folders named
-by numbers are the class indices, others are numbered in alphabetical order.
+The images are an .npz with `images` and `labels`, or a folder. The folder has
+either files `<class index>.jpg`, one image per class, or one subfolder per
+class. Subfolders named by numbers are class indices; others are numbered in
+alphabetical order.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 from dsg_tf.core import errors, files, memory
 from dsg_tf.samples import image_archives
 
-# What `preprocess` can do; its docstring has the formulas.
+# Methods of `preprocess`; its docstring has the formulas.
 PREPROCESSING = ("none", "unit", "symmetric", "standardize")
 
 # More would be no classes; fewer bits than any integer of NumPy has.
@@ -51,7 +52,7 @@ def load(path: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def load_unlabelled(path: str) -> np.ndarray:
-    """Reads images alone: as `load`, but labels need not be there.
+    """Reads images without labels; otherwise as `load`.
 
     Args:
       path: an .npz with `images`, or a folder with image files anywhere.
@@ -81,7 +82,7 @@ def count_unlabelled(path: str) -> int:
 
 
 def _source(path: str) -> pathlib.Path:
-    """A path, if it is a file or a folder that can be looked at."""
+    """The path, if it is an accessible file or folder."""
     expected = "an .npz file or a folder"
     files.refuse_special(path, expected=expected)
     source = pathlib.Path(path)
@@ -98,7 +99,7 @@ def _source(path: str) -> pathlib.Path:
 
 
 def _check_labels(path: str, labels: np.ndarray, count: int) -> None:
-    """Refuses what are no class indices, one an image."""
+    """Refuses labels that are not one class index per image."""
     if labels.shape != (count,) or labels.dtype.kind not in "iu":
         raise errors.UserError(
             path,
@@ -123,7 +124,7 @@ def _labelled_files(
     folder: pathlib.Path,
 ) -> tuple[list[pathlib.Path], np.ndarray]:
     """Image files and labels int64 (N,), from either kind of folder."""
-    # `isdecimal`: to `isdigit` a superscript is a digit, to `int` it is none.
+    # Not `isdigit`, which accepts superscripts; `int` rejects them.
     paths = [p for p in _images_in(folder, "*") if p.stem.isdecimal()]
     labels = [int(p.stem) for p in paths]
     if not paths:
@@ -191,13 +192,13 @@ def _read_file(path: pathlib.Path) -> np.ndarray:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            # A few bytes can stand for gigabytes of pixels.
+            # A file of a few bytes can decode to gigabytes of pixels.
             warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
             with PIL.Image.open(path) as image:
                 return np.asarray(image.convert("RGB"))
     except MemoryError:
         raise
-    except Exception as error:  # Decoders raise whatever they stumble over.
+    except Exception as error:  # Decoders raise many kinds of exceptions.
         kind = type(error).__name__
         raise errors.UserError(
             str(path),
@@ -215,7 +216,7 @@ def preprocess(
     mean: np.ndarray | None = None,
     std: np.ndarray | None = None,
 ) -> np.ndarray:
-    """From pixels 0..255 to model input units.
+    """Converts pixels 0..255 to model input units.
 
     Args:
       images: (N, H, W, C), grey levels 0..255.

@@ -1,4 +1,4 @@
-"""What a folder of samples under way remembers, so that a run can go on."""
+"""The journal of a folder of unfinished samples, for resuming a run."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import zlib
 
 import numpy as np
 
-# Changes with the form below.
+# Increase it when the format below changes.
 _VERSION = 2
 
 
 @dataclasses.dataclass(frozen=True)
 class Journal:
-    """The batches that are finished, and what was found on the way.
+    """The finished batches, and notes on all of them.
 
     Attributes:
       key: text that identifies model and config.
@@ -69,7 +69,7 @@ def read(path: pathlib.Path) -> Journal:
 
 
 def checksum(array: np.ndarray) -> int:
-    """Of values and their order, whatever the shape.
+    """A checksum of values and their order, independent of the shape.
 
     Example:
       >>> checksum(np.zeros(4, "u1")) == checksum(np.zeros((2, 2), "u1"))

@@ -40,7 +40,7 @@ class SampleSet:
 
     Attributes:
       arrays: by input name, (N, ...), in what the model takes.
-      metadata: how they were made; empty for a user's own.
+      metadata: how they were made; empty for a user's own samples.
     """
 
     arrays: Mapping[str, np.ndarray]
@@ -137,7 +137,7 @@ def of_values(
 
 
 def _choose(subject: str, arrays: dict, inputs: Mapping) -> dict:
-    """The array of each input, checked, of arrays or entries of a file."""
+    """Selects the array of each input and checks it."""
     if len(inputs) == 1 and not set(inputs) & set(arrays):
         arrays = _under_its_name(arrays, next(iter(inputs)))
     chosen = {}

@@ -1,5 +1,6 @@
 """Everything that reads, writes or runs a .tflite file.
 
-`flatbuffer` and `interpreter` look at and run files; they stand low, so that
-calibration can use them. `convert`, `export` and `readback` stand above it.
+`flatbuffer` parses files and `interpreter` runs them; neither depends on
+calibration, which uses both. `convert`, `export` and `readback` may depend on
+calibration.
 """

@@ -1,9 +1,9 @@
-"""TensorFlow graphs to .tflite by TFLiteConverter, float and classic int8.
+"""Converts TensorFlow graphs to .tflite with TFLiteConverter.
 
 `to_float` is the first half of our own export: no optimizations, float
-weights, operations fused. `by_converter` is the classic road, with the
-samples as `representative_dataset`. Both give the file the model's own input
-and output names, in the model's order, which the converter changes.
+weights, fused operations. `by_converter` is TFLiteConverter's own post-training
+quantization with the samples as `representative_dataset`. The converter changes
+the names and the order of inputs and outputs; both functions restore them.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def by_converter(
 
     Raises:
       UserError: operations that cannot be converted or quantized, listed;
-        32-bit activations, which this road does not have.
+        32-bit activations, which TFLiteConverter does not support here.
     """
     check_io_type(io_type, activation_bits)
     if activation_bits == op_support.FLOAT_BITS:
@@ -94,8 +94,8 @@ def by_converter(
             remedy="--exporter=litert knows all three",
         )
     names = list(input_names or _placeholders(function))
-    # The converter feeds lists in the file's own order of inputs, which only
-    # a converted file tells.
+    # The converter feeds a list in the order of the file's inputs, which is
+    # known only after a conversion.
     view = flatbuffer.read(_convert(_converter(function)))
     indices = _input_indices(view, function)
     order = [indices.index(index) for index in view.inputs]
@@ -135,12 +135,12 @@ def by_converter(
 def check_io_type(io_type: str, activation_bits: int) -> None:
     """Refuses types of inputs and outputs that the activations do not fit.
 
-    8-bit activations go with float32, int8 or uint8; 16-bit ones with float32
-    or int16: an int8 input would throw half of the bits away that were asked
-    for. Activations of 32 bits are float, inputs and outputs among them.
+    8-bit activations allow float32, int8 and uint8; 16-bit activations allow
+    float32 and int16, because an int8 input would lose half of the requested
+    bits. 32-bit activations are float32, and so are the inputs and outputs.
 
     Raises:
-      UserError: the pair is none of these.
+      UserError: `io_type` does not fit `activation_bits`.
     """
     fitting = {
         8: ("float32", "int8", "uint8"),
@@ -163,29 +163,29 @@ def check_io_type(io_type: str, activation_bits: int) -> None:
 
 
 def _converter(function) -> tf.lite.TFLiteConverter:
-    # Without the second argument the converter takes a deprecated road that
-    # writes no signature.
+    # Without the second argument the converter uses a deprecated code path
+    # that writes no signature.
     return tf.lite.TFLiteConverter.from_concrete_functions(
         [function], tf.Module()
     )
 
 
 def _convert(converter: tf.lite.TFLiteConverter) -> bytes:
-    """Runs the converter, its chatter kept for debugging only."""
+    """Runs the converter; its output is logged at debug level only."""
     with quiet.captured_stderr() as chatter:
         try:
             return bytes(converter.convert())
         except convert_phase.ConverterError as error:
             failure: Exception = error
         except (ValueError, RuntimeError) as error:
-            # What the quantizer of the classic road raises.
+            # TFLiteConverter's quantizer raises this.
             failure = error
     logging.debug("TFLiteConverter: %s\n%s", failure, "".join(chatter))
     raise _user_error(failure) from failure
 
 
 def _user_error(failure: Exception) -> errors.UserError:
-    """One line in place of the converter's pages."""
+    """Summarizes the converter's long error message in one line."""
     ops: dict[str, None] = {}
     for record in getattr(failure, "errors", []):
         if record.operator.name.startswith(("tf.", "tfl.")):
@@ -218,7 +218,7 @@ def _named(
     input_names: Sequence[str] | None,
     output_names: Sequence[str] | None,
 ) -> bytes:
-    """Gives a converted file public names, and the function's order.
+    """Restores the public names and the function's order of inputs and outputs.
 
     Args:
       model: the converter's bytes.
@@ -270,7 +270,7 @@ def _output_indices(view: flatbuffer.Model, function) -> list[int]:
     else:  # A function that returns a dict: TensorFlow flattens by key.
         indices = [named[name] for name in sorted(named)]
     for index, tensor in zip(indices, function.outputs, strict=True):
-        # Not the type: integer outputs are asked for at times.
+        # The type may differ: the caller may have requested integer outputs.
         if not tensor.shape.is_compatible_with(view.tensors[index].shape):
             raise RuntimeError(
                 f"converted output {tensor.name}: got shape"
@@ -280,7 +280,7 @@ def _output_indices(view: flatbuffer.Model, function) -> list[int]:
 
 
 def _make_names_unique(tensors: list[schema.TensorT]) -> None:
-    """Ranges, quantizer and reports all go by the name of a tensor."""
+    """Ranges, the quantizer and reports identify tensors by name."""
     seen: set[bytes] = set()
     for index, tensor in enumerate(tensors):
         name = tensor.name or b"tensor"

@@ -1,9 +1,9 @@
-"""Float .tflite to integer .tflite by LiteRT Quantizer, on our own grids.
+"""Quantizes a float .tflite with LiteRT Quantizer, using our own grids.
 
-The quantizer is given a range for every activation *and* every weight, so
-that each scale, zero point and integer in its output is one that `plan` had
-fixed before. Its own calibration (a moving average that the first sample
-dominates) is never used. `readback.check` compares the result with the plan.
+The quantizer gets a range for every activation *and* every weight, so that
+each scale, zero point and integer in its output is the one that `plan` has
+chosen. Its own calibration (a moving average that the first sample dominates)
+is not used. `readback.check` compares the result with the plan.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Exported:
       model: the file's bytes.
       requested: every grid and integer that was asked for.
       unmatched: names of given weight grids whose weights are not in the file
-        (see `weights.WeightGrids`): they were quantized anew.
+        (see `weights.WeightGrids`); those weights were quantized again.
       reasons: why an operation stays float, by its first output's name.
     """
 
@@ -92,7 +92,8 @@ def export(
         min-max.
       allow_float_ops: whether operations without an integer form may stay
         float, between a DEQUANTIZE and a QUANTIZE.
-      float_edges: whether they may at the model's ends; see `float_edges`.
+      float_edges: whether operations next to the model's inputs and outputs
+        may stay float; see the module `float_edges`.
 
     Returns:
       The integer file and what was asked for.
@@ -131,7 +132,7 @@ def export(
         ),
         recipe.statistics(view, planned),
     )
-    model = _mended(
+    model = _restored(
         op_aliases.revealed(model, view), view, planned, io_type=io_type
     )
     tensors = {
@@ -163,10 +164,11 @@ def refuse_float_ops(
     Args:
       float_tflite: the float file.
       activation_bits: 8, 16 or 32.
-      float_edges: whether those at the model's ends may stay float.
+      float_edges: whether operations next to the model's inputs and outputs
+        may stay float.
 
     Raises:
-      UserError: listing them.
+      UserError: listing these operations.
     """
     found = op_support.unsupported_ops(
         float_tflite, activation_bits=activation_bits
@@ -197,20 +199,22 @@ def refuse_float_ops(
         )
 
 
-def _mended(
+def _restored(
     model: bytes,
     source: flatbuffer.Model,
     planned: plan.Plan,
     *,
     io_type: str,
 ) -> bytes:
-    """Gives the quantizer's file what it loses on the way.
+    """Restores what LiteRT Quantizer loses.
 
-    Outputs that nothing reads (a part of a SPLIT) it leaves float32, and of
-    outputs that operations read it was not told.
+    The quantizer leaves operation outputs that nothing reads (a part of a
+    SPLIT) in float32; they are quantized here. Model outputs that operations
+    also read were hidden from it (see `shared_outputs`); they are added here.
 
-    It keeps inputs and outputs in place, but loses track of their names where
-    one tensor is two outputs, and of the tensor where an input is an output.
+    The quantizer keeps the order of inputs and outputs, but it mixes up their
+    names where one tensor is two outputs, and the tensor where an input is
+    also an output.
     """
     view = flatbuffer.read(model)
     raw = view.raw
@@ -218,7 +222,7 @@ def _mended(
     passed = dict(zip(source.inputs, graph.inputs, strict=True))
     for op in view.ops:
         for index in op.outputs:
-            _type_unused(view, index, planned)
+            _quantize_unused(view, index, planned)
     shared = {}
     for index in sorted(shared_outputs.find(source)):
         name = source.tensors[index].name
@@ -241,7 +245,7 @@ def _mended(
     return flatbuffer.write(raw)
 
 
-def _type_unused(
+def _quantize_unused(
     view: flatbuffer.Model, index: int, planned: plan.Plan
 ) -> None:
     """Quantizes an output that nothing reads, in place."""
@@ -266,9 +270,9 @@ def _type_unused(
 
 
 def _put_weights_on_grid(view: flatbuffer.Model, planned: plan.Plan) -> None:
-    """Writes planned integers times scale over the float weights.
+    """Replaces the float weights by planned integer * scale.
 
-    The quantizer then finds our integers whatever our bit width, clipping or
+    The quantizer then computes our integers for any bit width, clipping or
     rounding: each float32 value is within 2^-17 steps of its integer.
     """
     for name, target in planned.weights.items():
@@ -285,7 +289,7 @@ def _quantize(
     statistics: dict[str, dict[str, np.ndarray]],
 ) -> bytes:
     """Runs LiteRT Quantizer."""
-    if not rules:  # It refuses to do nothing.
+    if not rules:  # The quantizer raises an error if there are no rules.
         return float_tflite
     work = _Quantizer(bytearray(float_tflite))
     none = algorithm_manager.AlgorithmName.NO_QUANTIZE
@@ -300,7 +304,7 @@ def _quantize(
     # It logs every tensor that it touches.
     logging.set_verbosity(min(verbosity, logging.WARNING))
     try:
-        # It shows a bar of its own on the terminal, asked for or not.
+        # It always prints its own progress bar.
         with quiet.captured_stderr(show_on_error=True):
             result = work.quantize(
                 statistics,
@@ -313,10 +317,10 @@ def _quantize(
 
 
 class _Quantizer(quantizer.Quantizer):
-    """LiteRT Quantizer without its look for empty statistics.
+    """LiteRT Quantizer without its check for missing statistics.
 
-    For that look it starts an interpreter, which refuses operations under the
-    code of a stand-in; and none of our statistics is empty.
+    That check starts an interpreter, which rejects operations whose code
+    `op_aliases` has replaced. Our statistics are always complete.
     """
 
     def _ensure_model_qsv_sufficient(self, calibration_result):

@@ -1,8 +1,8 @@
 """A typed, read-only view of a .tflite: tensors, operations, constants.
 
-The generated schema classes speak in integers (tensor 17 has type 9, made by
-operator code 3); this view speaks in names. Only the first subgraph is seen:
-a file with control flow has more, and `read` refuses it.
+The generated schema classes use integers (tensor 17 has type 9 and is computed
+by operator code 3); this view uses names. It covers one subgraph only: `read`
+rejects a file with control flow, which has several.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ class Tensor:
       name: its name; fused tensors have "a;b;c" of source names.
       shape: dimensions; unknown ones are 1 here (see `dynamic`).
       dtype: type in the file, "float32", "int8", "int4" ...
-      params: scale and zero point, None where not quantized. The codes are
-        the whole range of the type: a file does not tell narrower ones.
+      params: scale and zero point; None where not quantized. qmin and qmax are
+        those of the type: a file does not store a narrower range.
       constant: whether the file holds its values.
       dynamic: whether a dimension is unknown.
     """
@@ -75,9 +75,9 @@ class Op:
     Attributes:
       index: its position in execution order.
       name: builtin name, "CONV_2D"; for a custom operation its own name.
-      inputs: tensor indices; -1 stands for an input that is left out.
+      inputs: tensor indices; -1 for an omitted optional input.
       outputs: tensor indices.
-      custom: whether it is no builtin (Flex operations included).
+      custom: whether it is a custom operation; Flex operations are.
     """
 
     index: int
@@ -127,7 +127,7 @@ class Model:
             }
         if tuple(signature.values()) == indices:
             names = list(signature)
-        else:  # A file of other making: any order.
+        else:  # Another exporter's file may list them in any order.
             order = {index: rank for rank, index in enumerate(indices)}
             names = sorted(signature, key=lambda name: order[signature[name]])
         return {name: self.tensors[signature[name]] for name in names}
@@ -172,7 +172,7 @@ class Model:
         return raw.view(tensor.dtype).reshape(tensor.shape)
 
     def float_activations(self) -> tuple[Tensor, ...]:
-        """Float32 tensors that are computed or fed, in file order."""
+        """Float32 inputs and computed float32 tensors, in file order."""
         used = set(self.inputs)
         for op in self.ops:
             used.update(op.inputs, op.outputs)
@@ -193,7 +193,8 @@ def read(model: bytes) -> Model:
       The view.
 
     Raises:
-      UserError: no .tflite, or one with control flow (several subgraphs).
+      UserError: the bytes are not a .tflite file, or the file has control
+        flow (several subgraphs).
     """
     if bytes(model[4:8]) != b"TFL3":
         raise errors.UserError(
@@ -231,15 +232,15 @@ def view_of(raw: schema.ModelT) -> Model:
 def write(raw: schema.ModelT) -> bytes:
     """The bytes of an (edited) generated model object."""
     for buffer in raw.buffers:
-        # The generated code copies an array in one go, anything else byte by
-        # byte.
+        # The generated code copies an array at once, but any other sequence
+        # byte by byte.
         if buffer.data is not None and type(buffer.data) is not np.ndarray:
             buffer.data = np.frombuffer(bytes(buffer.data), np.uint8)
     return bytes(flatbuffer_utils.convert_object_to_bytearray(raw))
 
 
 def code_index(raw: schema.ModelT, name: str) -> int:
-    """Position of a builtin operation's code, which is added if missing."""
+    """Index of a builtin operation's code; adds the code if it is missing."""
     builtin = getattr(schema.BuiltinOperator, name)
     codes = raw.operatorCodes
     known = [
@@ -249,7 +250,7 @@ def code_index(raw: schema.ModelT, name: str) -> int:
     if builtin not in known:
         code = schema.OperatorCodeT()
         code.builtinCode, code.version = builtin, 1
-        # Readers of the old schema look here; 127 sends them to the new one.
+        # Readers of the old schema read this field; 127: see builtin_code.
         code.deprecatedBuiltinCode = min(builtin, 127)
         codes.append(code)
         known.append(builtin)
@@ -266,7 +267,7 @@ def set_interface(
     Args:
       raw: the object, changed in place.
       inputs: (public name, tensor index), in order.
-      outputs: likewise; a tensor may be there twice.
+      outputs: likewise; a tensor may occur twice.
     """
     graph = raw.subgraphs[0]
     graph.inputs = [index for _, index in inputs]
@@ -315,7 +316,7 @@ def _params(raw: schema.TensorT, dtype: str) -> qtypes.QuantParams | None:
         np.asarray(zero_point, np.int64).reshape(-1), scale.shape
     )
     qmin, qmax = _CODES[dtype]
-    # Files say axis 0 where they mean none: one scale has no axis.
+    # Files store axis 0 for per-tensor scales too.
     axis = None if scale.size == 1 else int(quantization.quantizedDimension)
     return qtypes.QuantParams(scale, zero_point, qmin, qmax, axis)
 
@@ -353,7 +354,7 @@ def _signature(raw: schema.ModelT) -> tuple[dict[str, int], dict[str, int]]:
 
 
 def _unpacked_int4(raw: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Two codes a byte, the low nibble first, to int8."""
+    """Unpacks two int4 codes per byte, low nibble first, to int8."""
     nibbles = np.stack([raw & 0xF, raw >> 4], axis=1).reshape(-1)
     codes = ((nibbles.astype(np.int8) + 8) % 16) - 8
     return codes[: int(np.prod(shape))].reshape(shape)

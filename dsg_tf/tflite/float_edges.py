@@ -1,10 +1,11 @@
-"""Operations at the ends of a network that stay in float.
+"""Finds pre- and postprocessing operations that must stay in float.
 
-What computes with weights becomes integer. In front of it a model may prepare
-its inputs (a cast of ids, a spectrogram), behind it decode its outputs (boxes
-from offsets, a threshold, non-maximum suppression). Where such an operation has
-no integer form, or loses what it works on in integers, the head up to it or the
-tail from it on stays float, and the network between is quantized.
+Operations with weights, and those between them, are quantized. Before them a
+model may preprocess its inputs (a cast of ids, a spectrogram); after them it
+may decode its outputs (boxes from offsets, a threshold, non-maximum
+suppression). Where such an operation has no integer form, or would lose too
+much precision in integers, it stays float: in the preprocessing (the head) with
+all operations before it, in the postprocessing (the tail) with all after it.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ import numpy as np
 from dsg_tf.quant import qtypes
 from dsg_tf.tflite import flatbuffer, op_support, weights
 
-# An operand of a join whose range is a quarter of the joint one keeps 6 of 8
-# bits.
+# In a concatenation, an operand whose range is a quarter of the common range
+# keeps 6 of 8 bits.
 _GREATEST_RATIO_8 = 4.0
 # The same resolution at 16 bits.
 _GREATEST_RATIO_16 = 4.0 * 2.0**8
 _JOINS = frozenset({"CONCATENATION", "PACK"})
-# What a normalization consists of, and may lie between its operations.
+# Operations of a normalization, and those that may occur between them.
 _NORMALIZING = frozenset(
     {
         *("ADD", "DIV", "EXPAND_DIMS", "MAXIMUM", "MEAN", "MINIMUM", "MUL"),
@@ -31,7 +32,7 @@ _NORMALIZING = frozenset(
         *("SQUARED_DIFFERENCE", "SQUEEZE", "SUB"),
     }
 )
-# What makes a network of linear operations more than a linear transform.
+# Nonlinear operations: they tell a network from a linear transform.
 _ACTIVATIONS = frozenset(
     {
         *("ELU", "GELU", "HARD_SWISH", "LEAKY_RELU", "LOGISTIC", "PRELU"),
@@ -69,12 +70,12 @@ def find(
     Args:
       view: the float file.
       activation_bits: 8 or 16.
-      ranges: of activations by tensor; without them no join of parts with
-        unlike ranges is found.
+      ranges: of activations by tensor; without them, concatenations of
+        operands with different ranges are not found.
 
     Returns:
-      The operations. What has no integer form and is in none of both lies
-      within the network.
+      The operations. An operation without an integer form that is in neither
+      head nor tail lies within the network.
     """
     head: dict[int, str] = {}
     tail: dict[int, str] = {}
@@ -146,13 +147,13 @@ def _range_ratio(
     op: flatbuffer.Op,
     ranges: Mapping[str, qtypes.TensorRange],
 ) -> float:
-    """How many times the narrowest operand the widest is; 1 without any."""
+    """Widest operand range / narrowest one; 1 without operands."""
     found = [
         ranges[view.tensors[index].name].with_zero().width
         for index in op.inputs
         if index >= 0 and view.tensors[index].name in ranges
     ]
-    # What is always zero needs no resolution.
+    # An operand that is always zero needs no resolution.
     widths = [width for width in found if width > 0]
     return max(widths) / min(widths) if widths else 1.0
 
@@ -170,7 +171,7 @@ def _unlike_factors(view: flatbuffer.Model, op: flatbuffer.Op) -> bool:
 
 
 def _is_of_a_power(view: flatbuffer.Model, op: flatbuffer.Op) -> bool:
-    """Whether what an operation reads was squared on its way."""
+    """Whether an operation's input was computed from a square."""
     return any(
         other.name == "SQUARE"
         or (other.name == "MUL" and len(set(other.inputs)) == 1)
@@ -181,10 +182,10 @@ def _is_of_a_power(view: flatbuffer.Model, op: flatbuffer.Op) -> bool:
 def _normalization(
     view: flatbuffer.Model, region: list[flatbuffer.Op]
 ) -> list[flatbuffer.Op]:
-    """What computes from a head's results alone, without weights.
+    """Operations without weights that depend on the head's results only.
 
-    A spectrogram's least and greatest values are often brought to 0 and 1;
-    before that, one scale would have to hold them all.
+    A spectrogram is often normalized to 0..1; before the normalization, one
+    scale would have to cover its whole range.
     """
     made = {index for op in region for index in op.outputs}
     found = []
@@ -211,7 +212,7 @@ def _has_weights(view: flatbuffer.Model, op: flatbuffer.Op) -> bool:
 def _reached(
     view: flatbuffer.Model, op: flatbuffer.Op, *, forward: bool
 ) -> list[flatbuffer.Op]:
-    """An operation and all that depend on it, or that it depends on."""
+    """An operation with its transitive consumers or producers."""
     found = {op.index: op}
     queue = [op]
     while queue:

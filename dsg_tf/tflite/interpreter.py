@@ -1,8 +1,9 @@
-"""Runs .tflite files, real values in and real values out.
+"""Runs .tflite files on real values and returns real values.
 
-A thin wrapper over the LiteRT interpreter: arrays by public name, integer
-inputs and outputs converted by the file's own scales, one sample at a time
-(exported models have batch 1), and on request every tensor in between.
+A thin wrapper over the LiteRT interpreter. Arrays are passed by public name;
+integer inputs and outputs are converted with the file's own scales. Samples run
+one at a time (exported models have batch 1). Intermediate tensors are available
+on request.
 """
 
 from __future__ import annotations
@@ -23,17 +24,18 @@ class Interpreter:
 
     Args:
       model: the file's bytes.
-      delegates: whether XNNPACK takes what it can, as on a device. False runs
-        the builtin kernels: slower, and integer results may differ by one.
-      all_tensors: keep every tensor for `tensor`. It implies no delegates:
-        XNNPACK does not fill all tensors that it swallows.
+      delegates: whether XNNPACK runs the operations that it supports, as on a
+        device. False runs the builtin kernels: slower, and integer results may
+        differ by one.
+      all_tensors: keep every tensor for `tensor`. This disables delegates,
+        because XNNPACK does not fill the tensors inside its partitions.
       num_threads: threads of the kernels.
 
     Attributes:
       view: the file, read.
 
     Raises:
-      UserError: no .tflite, or one that the kernels refuse.
+      UserError: not a .tflite file, or one that the kernels reject.
     """
 
     def __init__(
@@ -48,9 +50,9 @@ class Interpreter:
         plain = litert.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
         default = litert.OpResolverType.AUTO
         try:
-            # XNNPACK announces itself on the process's standard error.
+            # XNNPACK writes a message to standard error when it starts.
             with warnings.catch_warnings(), quiet.captured_stderr():
-                # It warns that all tensors take memory: they were asked for.
+                # It warns about the memory of `all_tensors`, which is intended.
                 warnings.simplefilter("ignore", UserWarning)
                 self._interpreter = litert.Interpreter(
                     model_content=bytes(model),
@@ -73,7 +75,7 @@ class Interpreter:
 
         Args:
           sample: by input name, without the batch axis; real values, which
-            integer inputs take by their scale.
+            are quantized for integer inputs.
         """
         for name, tensor in self.view.input_names().items():
             values = np.asarray(sample[name])[np.newaxis]
@@ -85,10 +87,10 @@ class Interpreter:
         self._interpreter.invoke()
 
     def tensor(self, tensor: flatbuffer.Tensor) -> np.ndarray:
-        """A tensor's value after `invoke`, a copy, as the file types it.
+        """A copy of a tensor's value after `invoke`, in the file's type.
 
         Args:
-          tensor: an output; any tensor where all tensors are kept.
+          tensor: an output, or any tensor with `all_tensors`.
         """
         return self._interpreter.get_tensor(tensor.index)
 
@@ -118,7 +120,7 @@ class Interpreter:
         for sample in iterate(self.view, samples):
             self.invoke(sample)
             for name, tensor in self.view.output_names().items():
-                # A scalar has one value a sample.
+                # A scalar output gives one value per sample.
                 collected[name].append(np.atleast_1d(self.real(tensor)))
         return {
             name: np.concatenate(values) for name, values in collected.items()
@@ -148,7 +150,7 @@ def iterate(
 def num_samples(
     view: flatbuffer.Model, samples: Mapping[str, np.ndarray]
 ) -> int:
-    """How many samples there are, after checking them against the inputs."""
+    """Checks samples against the inputs and returns their number."""
     inputs = view.input_names()
     if set(samples) != set(inputs):
         raise errors.UserError(

@@ -1,8 +1,8 @@
-"""Expresses operations without an integer form by operations that have one.
+"""Replaces operations without an integer form by operations that have one.
 
-It works on the float file, behind the converter's own fusions: a Neg that is
-part of a PRELU, or a Square that is part of an L2_NORMALIZATION, is gone by
-then. Each rule is exact in float arithmetic.
+It works on the float file, after the converter's own fusions: a Neg that is
+part of a PRELU, or a Square that is part of an L2_NORMALIZATION, has been fused
+by then. Each rule is exact in float arithmetic.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ _OPTIONS = {
     "SUB": (schema.BuiltinOptions.SubOptions, schema.SubOptionsT),
     "RELU6": (schema.BuiltinOptions.NONE, None),
 }
-# More multiplications than these would round more often than they are worth.
+# With more multiplications than this, rounding errors add up too much.
 _GREATEST_POWER = 4
 
 
 def lowered(float_tflite: bytes, activation_bits: int) -> bytes:
-    """The file with other operations where integers need them.
+    """Replaces the operations of a file that have no integer form.
 
     Args:
       float_tflite: by `convert.to_float`.
-      activation_bits: of the file that will be made of it; with 32, float
-        activations, nothing changes.
+      activation_bits: of the quantized file; with 32 (float activations)
+        nothing changes.
 
     Returns:
-      The bytes; the same ones where there is nothing to do.
+      The file's bytes; `float_tflite` itself if nothing changes.
     """
     if activation_bits == op_support.FLOAT_BITS:
         return float_tflite
@@ -59,7 +59,7 @@ class Writer:
     """Writes the operations of a file anew, in order.
 
     Args:
-      view: the file, whose object is changed.
+      view: the file; its `raw` object is changed in place.
     """
 
     def __init__(self, view: flatbuffer.Model):
@@ -69,7 +69,7 @@ class Writer:
         self._new: list[schema.OperatorT] = []
 
     def keep(self, op: flatbuffer.Op) -> None:
-        """Writes an operation as it was."""
+        """Writes an operation unchanged."""
         self._new.append(self._old[op.index])
 
     def add(

@@ -17,11 +17,11 @@ from dsg_tf.tflite import flatbuffer
 
 @dataclasses.dataclass(frozen=True)
 class StandIn:
-    """What an operation is to the quantizer.
+    """The operation as which the quantizer sees another operation.
 
     Attributes:
-      op: the operation whose code it wears.
-      activation_bits: widths that its own kernel takes.
+      op: the operation whose operator code is used.
+      activation_bits: widths that the replaced operation's kernel supports.
     """
 
     op: str
@@ -32,13 +32,13 @@ class StandIn:
 # what at 8 bits only: LiteRT 2.3 has no 16-bit kernels of those, or wrong ones
 # (PRELU, comparisons). tests/tflite/op_aliases_test.py runs every one of them.
 _TABLE = (
-    # One float operand, each tensor its own scale.
+    # One float operand; input and output have different scales.
     (
         "RELU",
         ("ABS", "EXP", "LEAKY_RELU", "LOG", "RELU6"),
         ("ELU", "L2_NORMALIZATION", "LOG_SOFTMAX", "RELU_N1_TO_1"),
     ),
-    # Two float operands, each tensor its own scale.
+    # Two float operands; operands and output have different scales.
     ("MUL", (), ("PRELU",)),
     # Two float operands that take the output's scale.
     ("MAXIMUM", ("MINIMUM",), ()),
@@ -63,7 +63,7 @@ STAND_INS = {
 
 
 def of(op: flatbuffer.Op, activation_bits: int) -> str:
-    """Name under which the quantizer takes an operation: often its own."""
+    """The operation name that the quantizer sees; often the original one."""
     stand_in = STAND_INS.get(op.name)
     if op.custom or stand_in is None:
         return op.name
@@ -71,7 +71,7 @@ def of(op: flatbuffer.Op, activation_bits: int) -> str:
 
 
 def disguised(model: bytes, activation_bits: int) -> bytes:
-    """The file with operations under the codes of their stand-ins."""
+    """Replaces operator codes by those of the stand-ins."""
     view = flatbuffer.read(model)
     for op in view.ops:
         name = of(op, activation_bits)
@@ -81,12 +81,13 @@ def disguised(model: bytes, activation_bits: int) -> bytes:
 
 
 def revealed(model: bytes, source: flatbuffer.Model) -> bytes:
-    """The quantizer's file with each operation's own code back.
+    """Restores the original operator codes in the quantizer's file.
 
     Args:
-      model: what the quantizer made of a disguised file.
-      source: the file before it was disguised. The quantizer only inserts
-        operations, and producers keep the names of their outputs.
+      model: the quantizer's output for a file from `disguised`.
+      source: the file before `disguised`. Operations are matched by the names
+        of their outputs: the quantizer only inserts operations, and keeps
+        these names.
     """
     view = flatbuffer.read(model)
     names = {source.tensors[op.outputs[0]].name: op.name for op in source.ops}
@@ -99,13 +100,13 @@ def revealed(model: bytes, source: flatbuffer.Model) -> bytes:
 
 
 def _set_code(view: flatbuffer.Model, op: flatbuffer.Op, name: str) -> None:
-    """Changes what an operation is, in place, and nothing else of it."""
+    """Changes the operator code of an operation in place, nothing else."""
     operator = view.raw.subgraphs[0].operators[op.index]
     operator.opcodeIndex = flatbuffer.code_index(view.raw, name)
 
 
 def _drop_unused_codes(raw: schema.ModelT) -> None:
-    """Takes stand-ins that nothing wears any more out of the file."""
+    """Removes operator codes that no operation uses."""
     operators = raw.subgraphs[0].operators
     used = sorted({operator.opcodeIndex for operator in operators})
     raw.operatorCodes = [raw.operatorCodes[index] for index in used]

@@ -1,8 +1,8 @@
-"""Which operations LiteRT Quantizer supports, read from the library.
+"""Tells which operations LiteRT Quantizer supports.
 
-Which operations it makes integer, and which of them tie the scales of their
-inputs and outputs together, is read from the library and not copied, so that
-an upgrade cannot make a copy wrong.
+Which operations it quantizes, and which of them need the same scale for inputs
+and outputs, is read from the library and not copied, so that it stays right
+after an upgrade.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ALGORITHM = algorithm_manager.AlgorithmName.MIN_MAX_UNIFORM_QUANT
 
 
 class Scales(enum.Enum):
-    """How the kernels of an operation tie scales together."""
+    """Constraints of an operation's kernels on scales."""
 
     FREE = "each tensor has its own"
     AS_INPUT = "outputs have the input's"
@@ -69,7 +69,7 @@ FIXED_OUTPUTS = {
 }
 
 
-# Operations that go between real values and integers, and integers' grids.
+# Conversions between float and integers, or between two integer grids.
 CONVERSIONS = frozenset({"DEQUANTIZE", "QUANTIZE"})
 
 
@@ -106,7 +106,7 @@ def op_config(
       activation_bits: 8, 16, or 32: float, with weights that a DEQUANTIZE
         makes float.
       granularity: of weight scales.
-      unsigned: uint8 activations, which inputs and outputs alone can have.
+      unsigned: uint8 activations; only for the model's inputs and outputs.
       packed: int4 weights instead of int8 ones.
     """
     weight_config = qtyping.TensorQuantizationConfig(
@@ -144,7 +144,7 @@ def quantizer_name(op_name: str) -> qtyping.TFLOperationName | None:
 
 
 def scales(op: flatbuffer.Op) -> Scales:
-    """How an operation ties its scales together."""
+    """The constraint of an operation on the scales of its tensors."""
     if op.name in FIXED_OUTPUTS:
         return Scales.FIXED
     name = (
@@ -176,15 +176,15 @@ def reason_for_float(op: flatbuffer.Op, activation_bits: int) -> str:
 def unsupported_ops(
     float_tflite: bytes, *, activation_bits: int = 8
 ) -> list[UnsupportedOp]:
-    """Operations that the export would leave in float though asked not to.
+    """Operations that the export cannot quantize.
 
-    A cast of integer inputs to float is none of them: it is the model's own
+    A cast of integer inputs to float is not listed: it is the model's own
     input conversion.
 
     Args:
       float_tflite: a float .tflite.
-      activation_bits: 8, 16, or 32: float is what is asked for, and there are
-        none.
+      activation_bits: 8, 16 or 32; with 32 (float activations) the list is
+        empty.
 
     Returns:
       The operations, in execution order.
@@ -204,8 +204,7 @@ def unsupported_ops(
 def float_ops(quantized_tflite: bytes) -> list[UnsupportedOp]:
     """Operations of a quantized file that compute in float.
 
-    Conversions between real values and integers are none of them, nor is the
-    cast of a whole-number input.
+    QUANTIZE, DEQUANTIZE and the cast of an integer input are not listed.
 
     Args:
       quantized_tflite: by any exporter.

@@ -19,8 +19,8 @@ from dsg_tf.tflite import flatbuffer, op_support, weights
 # output_scale reaches 2^8; half of that leaves room for rounding.
 _MAX_MULTIPLIER = 2.0**7
 # The int8 kernel of ADD aborts the process where the output's step is below
-# 2^-19 of an input's; XNNPACK takes ratios down to 2^-10, and a finer grid
-# than that holds nothing that the inputs' grids could tell.
+# 2^-19 of an input's; XNNPACK accepts ratios down to 2^-10. A finer output
+# grid would add no information to that of the inputs' grids.
 _MAX_STEP_RATIO = 2.0**10
 # Kernels with a fused RELU6 compute 6 / scale as an int32; half of its range.
 _LEAST_SCALE = 6.0 / 2.0**30
@@ -30,13 +30,13 @@ _PRODUCTS = frozenset({"BATCH_MATMUL", "MUL"})
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Plan:
-    """What a whole file should be.
+    """The planned grids and integers of a whole file.
 
     Attributes:
       activations: grid by tensor name.
       weights: grid and integers by tensor name.
       biases: likewise.
-      operands: likewise, of constants that are neither.
+      operands: likewise, for all other float constants.
       float_ops: (operation, first output's name) of those that stay float.
     """
 
@@ -119,7 +119,7 @@ def _float_ops(
 
 
 class _Resolver:
-    """Turns ranges into grids under the ties that kernels put on scales."""
+    """Computes grids from ranges under the kernels' constraints on scales."""
 
     def __init__(
         self,
@@ -148,7 +148,7 @@ class _Resolver:
         producers = {
             index: op for op in self.integer_ops for index in op.outputs
         }
-        # Inputs of the model and outputs of float operations stand alone.
+        # Inputs of the model and outputs of float operations are unconstrained.
         for index, bounds in self._ranges.items():
             if index not in producers:
                 grids[index] = self._grid(bounds)
@@ -189,10 +189,10 @@ class _Resolver:
         return {t.index: ranges[t.name].with_zero() for t in needed}
 
     def _adopt_output_ranges(self) -> None:
-        """Lets operands of a Concat have its range from the start.
+        """Gives the operands of a CONCATENATION the range of its output.
 
-        Otherwise the quantizer puts a QUANTIZE in between, which rounds a
-        second time. Only for tensors that nothing else reads.
+        Otherwise the quantizer inserts a QUANTIZE, which rounds a second time.
+        Only for tensors that nothing else reads.
         """
         view = self._view
         free = {
@@ -238,7 +238,7 @@ class _Resolver:
         least = max(_LEAST_SCALE, self._least_output_scale(op, grids))
         if grid.scale[0] >= least:
             return grid
-        # A tensor that hardly moved in calibration, behind inputs that did.
+        # The tensor was nearly constant in calibration; its inputs were not.
         width = 1.001 * least * (self._spec.qmax - self._spec.qmin)
         if bounds.width == 0:
             return self._grid(qtypes.TensorRange(0.0, width))
@@ -250,7 +250,7 @@ class _Resolver:
     def _least_output_scale(
         self, op: flatbuffer.Op, grids: Mapping[int, qtypes.QuantParams]
     ) -> float:
-        """Below this the kernels refuse the file, or end the process."""
+        """Least output scale: below it, kernels reject the file or abort."""
         tensor = weights.operand(self._view, op)
         if tensor is not None:
             where = op_support.WEIGHTS[op.name]

@@ -1,9 +1,9 @@
 """Reads an exported .tflite back and compares it with what was asked for.
 
-Every scale, zero point and integer of the file must be one that was
-requested, every one that was requested must be there, and nothing may be
-float that was not said to be. A difference is a defect of the export (or of
-the library behind it), never shrugged off.
+Every scale, zero point and integer of the file must be one that was requested;
+every requested one must be in the file; and only the operations listed as float
+may be float. Any difference is a defect of the export (or of LiteRT Quantizer)
+and an error.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from dsg_tf.quant import qtypes
 from dsg_tf.tflite import export, flatbuffer, op_support, weights
 
-# One unit in the last place of float32; ours have come back exact so far.
+# One unit in the last place of float32; so far, all scales were exact.
 _SCALE_TOLERANCE = 2.0**-23
 _INT32_MAX = 2**31 - 1
 
@@ -34,11 +34,11 @@ class ReadBack:
     """What was compared.
 
     Attributes:
-      activations: activations compared, those that conversions made included.
+      activations: activations compared, including outputs of QUANTIZE.
       constants: weights, biases and other constants compared.
       integers: integers compared.
       max_scale_error: greatest relative difference of a scale.
-      float_ops: operations that are float, as allowed.
+      float_ops: operations that are float, all of them allowed.
       size_bytes: size of the file.
     """
 
@@ -54,7 +54,7 @@ def check(model: bytes, requested: export.Requested) -> ReadBack:
     """Compares a file with what was asked for.
 
     Args:
-      model: the file's bytes, best read back from disk.
+      model: the file's bytes, preferably read from disk.
       requested: by `export.export`.
 
     Returns:
@@ -106,7 +106,7 @@ def _check_interface(
                 kind, got=", ".join(found), expected=", ".join(expected)
             )
         for name, tensor in found.items():
-            # Whole numbers without a scale are the model's own.
+            # Integers without a scale are the original model's type.
             real = tensor.dtype == "float32" or tensor.params is not None
             if real and tensor.dtype != requested.io_type:
                 raise ReadBackError(
@@ -117,7 +117,7 @@ def _check_interface(
 def _check_float_ops(
     view: flatbuffer.Model, requested: export.Requested
 ) -> int:
-    """Only operations that were said to be float are; returns how many."""
+    """Checks that only the allowed operations are float; returns how many."""
     allowed = set(requested.float_ops)
     count = 0
     for op in view.ops:
@@ -147,11 +147,11 @@ def _target(
     tensor: flatbuffer.Tensor,
     requested: export.Requested,
 ) -> tuple[str, weights.Quantized | None]:
-    """The name under which a tensor was asked for, and what for.
+    """The requested tensor that a tensor corresponds to: name and grid.
 
-    Tensors that QUANTIZE makes have names of their own. Their grid is that of
-    the output of their reader, where the reader ties its inputs to that, and
-    else the one asked for what was quantized.
+    Outputs of QUANTIZE have new names. If the operation that reads such a
+    tensor needs the same scale for inputs and output, the tensor must have the
+    grid of that output; otherwise the grid requested for the QUANTIZE's input.
     """
     name = tensor.name
     producer = view.producers.get(tensor.index)
@@ -223,7 +223,7 @@ def _compare_grid(
 
 
 def _dtype(target: weights.Quantized) -> tuple[str, ...]:
-    """Types that may hold what was asked for."""
+    """Types that can store the requested integers."""
     params = target.params
     if target.packed:
         return ("int4",)

@@ -1,7 +1,7 @@
 """The recipe with which LiteRT Quantizer writes exactly the plan.
 
-Its rules say which container each operation's weights get, its statistics
-("the calibration result") which scales. Both come from the plan alone.
+Its rules set the storage type of each operation's weights; its statistics ("the
+calibration result") set the scales. Both are computed from the plan alone.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Rule:
 
     Attributes:
       scope: regular expression on the names of an operation's outputs.
-      op: the operation, in the quantizer's words.
+      op: the quantizer's name of the operation.
       config: what to do with it; None leaves it as it is.
     """
 
@@ -67,9 +67,9 @@ def statistics(
     """The "calibration result" from which the quantizer gets our grids.
 
     It computes scale = (max - min) / 255, or max / 127 where symmetric (7 for
-    int4), in the type that it is given. From whole multiples of our float32
-    scale in float64 that is our scale again, exactly. Biases follow from the
-    others.
+    int4), in the type of the bounds. We give it bounds that are integer
+    multiples of our float32 scale, in float64, so that it computes our scale
+    exactly. Bias scales follow from input and weight scales.
     """
     found = {}
     constants = planned.weights | planned.operands
@@ -79,7 +79,7 @@ def statistics(
     ):
         qmin, qmax = params.qmin, params.qmax
         if name in planned.weights:
-            # Whatever their bits, the ends of what they lie in count.
+            # The bounds are those of the storage type, not of the bit width.
             qmax = 7 if planned.weights[name].packed else 127
             qmin = -qmax
         shape = [1] * len(view.by_name[name].shape)
@@ -94,7 +94,7 @@ def statistics(
 
 
 def _activation_rules(activation_bits: int, io_type: str) -> list[Rule]:
-    """Integers everywhere but, perhaps, at the model's ends."""
+    """Rules for activations, including the model's inputs and outputs."""
     names = qtyping.TFLOperationName
     channel, tensor = qtypes.Granularity.CHANNEL, qtypes.Granularity.TENSOR
     found = [
@@ -103,7 +103,7 @@ def _activation_rules(activation_bits: int, io_type: str) -> list[Rule]:
             names.ALL_SUPPORTED,
             op_support.op_config(activation_bits, channel),
         ),
-        # Its kernels take one scale for the whole second operand.
+        # Its kernels support only a per-tensor scale for the second operand.
         Rule(
             EVERYWHERE,
             names.BATCH_MATMUL,

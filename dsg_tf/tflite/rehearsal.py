@@ -30,8 +30,8 @@ def require_runs(path: str | os.PathLike) -> None:
       path: the file; it must be there.
 
     Raises:
-      errors.UserError: it is damaged, or the interpreter does not take it; or
-        it ends or holds up the process that runs it.
+      errors.UserError: the file is damaged, the interpreter rejects it, or
+        the process that runs it crashes or does not end in time.
     """
     size = os.path.getsize(path)
     if size > _MAX_BYTES:
@@ -56,7 +56,7 @@ def run_once(path: str) -> None:
       path: the file.
 
     Raises:
-      errors.UserError: it is no .tflite, or one that the kernels refuse.
+      errors.UserError: not a .tflite file, or one that the kernels reject.
     """
     import numpy as np
 
@@ -77,13 +77,13 @@ def _damaged(path: str | os.PathLike, got: str) -> errors.UserError:
 
 
 def _main(path: str) -> int:
-    # A crash is said by the parent, in one line.
+    # The parent process reports a crash in one line.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     try:
         run_once(path)
     except errors.UserError as error:
         got = error.got
-    except Exception as error:  # Each damage has its own kind of error.
+    except Exception as error:  # Each kind of damage raises another one.
         lines = str(error).strip().splitlines() or [type(error).__name__]
         got = f"a damaged file ({type(error).__name__}: {lines[0][:160]})"
     else:

@@ -1,9 +1,10 @@
-"""Outputs of a model that its own operations read.
+"""Handles model outputs that other operations of the model read.
 
-LiteRT Quantizer converts an output for the caller (to float32, or to uint8) and
-then lets the operations that read the output read the converted tensor; or it
-returns a tensor that was made for one of the readers. So it is not told that
-such a tensor is an output. The conversion is added after it has run.
+LiteRT Quantizer converts an output to the I/O type (float32 or uint8), and then
+wrongly connects the operations that read the output to the converted tensor; or
+it returns a tensor that was converted for one of these operations. Therefore
+such tensors are removed from the model's outputs before it runs, and the
+conversion is added afterwards.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _TYPES = {
 
 
 def find(view: flatbuffer.Model) -> frozenset[int]:
-    """Indices of computed outputs that operations read."""
+    """Indices of computed model outputs that operations also read."""
     return frozenset(
         index
         for index in view.outputs
@@ -33,7 +34,7 @@ def find(view: flatbuffer.Model) -> frozenset[int]:
 
 
 def without(view: flatbuffer.Model) -> bytes:
-    """The bytes of a model whose shared outputs are no outputs."""
+    """The model's bytes with shared outputs removed from its outputs."""
     raw = copy.copy(view.raw)
     raw.subgraphs = [copy.copy(view.raw.subgraphs[0])]
     shared = find(view)
@@ -63,12 +64,12 @@ def converted(
     Args:
       raw: the quantized model, changed in place.
       index: the tensor.
-      io_type: what the caller asked for.
-      params: the grid of integers that stand for real values; None for whole
-        numbers, which keep their type.
+      io_type: the requested type of inputs and outputs.
+      params: the tensor's grid; None for an integer tensor that is not
+        quantized, which keeps its type.
 
     Returns:
-      Index of the tensor that the caller gets.
+      Index of the model's new output tensor.
     """
     graph = raw.subgraphs[0]
     tensor = graph.tensors[index]

@@ -10,11 +10,11 @@ from dsg_tf.tflite import flatbuffer, weights
 
 
 def separated(view: flatbuffer.Model) -> flatbuffer.Model:
-    """A copy in which float constants are shared between like uses only.
+    """Copies the model so that only uses of the same kind share a constant.
 
     The converter merges equal constants: one tensor of zeros becomes the bias
-    of many convolutions, each of which needs other steps and integers. Weights
-    that several operations share in the same way stay one tensor.
+    of many convolutions, each of which needs its own scale and integers.
+    Weights that several operations share in the same way stay one tensor.
     """
     raw = copy.deepcopy(view.raw)
     graph = raw.subgraphs[0]

@@ -1,10 +1,10 @@
-"""Weights that lie on a grid already, and how a .tflite's weights are found.
+"""Weights that are already on a grid, and how to find them in a .tflite.
 
-A technique that chooses grids or integers itself (AdaRound for instance) works
-on the TensorFlow graph; the converter fuses, renames and transposes. What
-survives all of it are the values, so that weights are compared by value, as
-one row for each output channel: in that form every layout that TensorFlow or
-TFLite has for a kernel is the same matrix.
+A technique that chooses grids or integers itself (for instance AdaRound) works
+on the TensorFlow graph; the converter then fuses, renames and transposes
+weights but keeps their values. Therefore weights are matched by value, with one
+row per output channel: in this form, all kernel layouts of TensorFlow and
+TFLite are the same matrix.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ import numpy as np
 from dsg_tf.quant import qtypes, uniform
 
 # Float32 multiples of a float32 scale are within 2^-17 steps of their integers.
-# What is further off than this was not rounded to the grid.
+# Values further off than this were not rounded to the grid.
 _ON_GRID = 2.0**-10
 
 
 def rows(values: np.ndarray, axis: int) -> np.ndarray:
-    """Weights as one row an output channel.
+    """Reshapes weights to one row per output channel.
 
     Args:
       values: weights in any layout.
@@ -36,7 +36,7 @@ def rows(values: np.ndarray, axis: int) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class WeightGrid:
-    """Weights that lie on a grid already.
+    """Weights that are already on a grid.
 
     Attributes:
       values: float32 (channels, ...), on the grid, output channels first; the
@@ -95,8 +95,8 @@ class WeightGrid:
     def matches(self, values: np.ndarray, axis: int) -> bool:
         """Whether a file's weights are these, value by value.
 
-        The values and the number of channels decide, and not the operation:
-        the converter makes a depthwise convolution of a grouped one.
+        Only values and the number of channels are compared, not the operation:
+        the converter turns some grouped convolutions into depthwise ones.
 
         Args:
           values: weights in TFLite's layout.
@@ -110,7 +110,7 @@ class WeightGrid:
         )
 
     def on_axis(self, axis: int) -> qtypes.QuantParams:
-        """The grid with its channels on another axis, if it has channels."""
+        """The grid with its channels on `axis`; unchanged if per-tensor."""
         if self.params.axis is None:
             return self.params
         return dataclasses.replace(self.params, axis=axis)

@@ -1,8 +1,8 @@
 """Grids and integers of the constants in a .tflite: weights, biases, operands.
 
-Weight scales are ours: per channel or per tensor, by the largest value or by
-least squared error, and floored where an unfloored one would break the file
-(see `_scale_floor`).
+Weight scales are computed here, per channel or per tensor, by the largest value
+or by least squared error. They are raised where a smaller scale would overflow
+the bias or the kernels' fixed-point multipliers (see `_scale_floor`).
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from dsg_tf.tflite import flatbuffer, op_support, weight_grids
 # Quantizer saturates in silence (of 64-bit biases too) and INT32_MIN comes
 # out for either sign.
 _MAX_BIAS_CODE = 2.0**30
-# A channel whose products weigh less than this many output steps cannot move
-# its output: accumulators stay below 2^29. The kernels' fixed-point
-# multipliers end there too.
+# If input_scale * weight_scale / output_scale is below this, a channel cannot
+# change its output: accumulators stay below 2^29. The kernels' fixed-point
+# multipliers have the same limit.
 _MIN_MULTIPLIER = 2.0**-31
 # LiteRT Quantizer raises bounds below 1e-9, which in int4 are 7 scales: there
 # uniform.MIN_SCALE = 2^-33 would come back as another.
 _MIN_PACKED_SCALE = 2.0**-32
 # The highest code of an int4, of which two share a byte.
 _PACKED_QMAX = 7
-# Operations whose int4 weights are right with every width of activations.
-# LiteRT 2.3 runs int4 DEPTHWISE_CONV_2D with 16-bit activations and computes
-# something else.
+# Operations with correct int4 kernels for every width of activations.
+# LiteRT 2.3 computes wrong results for int4 DEPTHWISE_CONV_2D with 16-bit
+# activations.
 _PACKABLE = frozenset({"CONV_2D", "FULLY_CONNECTED"})
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Quantized:
-    """What one tensor should be in the file.
+    """The planned grid and integers of one tensor in the file.
 
     Attributes:
       params: its grid.
@@ -84,14 +84,14 @@ class Options:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class WeightGrids:
-    """Grids of all weights of a file, by their values alone.
+    """Grids of all weights of a file, computed from their values alone.
 
     Attributes:
       grids: by tensor index.
       packed: indices of the tensors that are int4 in the file: weights of at
         most 4 bits of a CONV_2D or FULLY_CONNECTED.
-      unmatched: names of given grids whose weights are not in the file; the
-        converter has folded something into them.
+      unmatched: names of given grids whose weights are not in the file,
+        because the converter has changed the values by folding.
     """
 
     grids: Mapping[int, qtypes.QuantParams]
@@ -233,7 +233,7 @@ def quantized_bias(
 def other_operand(
     view: flatbuffer.Model, index: int, spec: qtypes.QuantSpec
 ) -> Quantized:
-    """A constant that is no weight: quantized as an activation would be.
+    """Quantizes a constant that is not a weight like an activation.
 
     Args:
       view: the float file.
@@ -251,11 +251,11 @@ def _scale_floor(
     op: flatbuffer.Op,
     activations: Mapping[int, qtypes.QuantParams],
 ) -> np.ndarray:
-    """The least weight scale that keeps an operation right, by channel.
+    """The least weight scale with correct results, by channel.
 
-    A bias is stored in steps of input_scale * weight_scale. In a channel of
-    (nearly) zero weights, dead in training, that step is so small that the
-    bias overflows int32: scale >= |bias| / (input_scale * 2^30).
+    A bias is stored in steps of input_scale * weight_scale. If all weights of
+    a channel are (nearly) zero, that step is so small that the bias overflows
+    int32. Hence scale >= |bias| / (input_scale * 2^30).
 
     Returns:
       (channels,) or (), float64.

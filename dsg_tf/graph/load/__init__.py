@@ -1,1 +1,1 @@
-"""From what a user has to a frozen graph; nothing runs unasked."""
+"""Loads a model as a frozen graph; runs no code from a file unasked."""

@@ -1,9 +1,9 @@
-"""From a function that computes the outputs to the graph, with its checks.
+"""Freezes a concrete function to a graph and checks the graph.
 
-Every format ends here: a concrete function, and what its owner calls its
-inputs and outputs. What the rest of dsg_tf relies on is checked once: no
-side effects, dense numbers with a batch axis as inputs, finite weights, and
-known dimensions.
+The loaders of all formats produce an `Endpoint`: a concrete function with the
+public names of its inputs and outputs. The requirements of the rest of dsg_tf
+are checked here once: no side effects, dense numeric inputs with a batch axis,
+finite weights, and known dimensions.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _INFERENCE = (
     "export the model for inference: model.export(path), or a tf.function that"
     " calls it with training=False"
 )
-# A constant of these is a weight, never a mask of -inf.
+# A constant operand of these is a weight; a mask with -inf is not one.
 _WEIGHTED_OPS = frozenset(
     {
         "BiasAdd",
@@ -58,7 +58,7 @@ class Endpoint:
 
     @classmethod
     def of(cls, function: tf.types.experimental.ConcreteFunction) -> Endpoint:
-        """With the names that the function's own signature gives."""
+        """Makes an endpoint with the names of the function's signature."""
         return cls(function, input_names(function), output_names(function))
 
 
@@ -130,8 +130,8 @@ def input_names(
 ) -> tuple[str, ...]:
     """Names of the inputs, in the order of `function.inputs`.
 
-    A signature of keyword arguments is known by its keys, everything else by
-    the names of its tensor specs.
+    Keyword arguments are named by their keys, all other inputs by their
+    tensor specs.
     """
     _, keywords = function.structured_input_signature
     specs = tf.nest.flatten(
@@ -168,7 +168,7 @@ def _first_line(error: Exception) -> str:
 def _refuse_writes(
     function: tf.types.experimental.ConcreteFunction, subject: str
 ) -> None:
-    """A graph that assigns to variables is a training graph."""
+    """Refuses a graph that assigns to variables: it is a training graph."""
     graph_def = function.graph.as_graph_def()
     library = {f.signature.name: f for f in graph_def.library.function}
     stack = list(graph_def.node)
@@ -193,7 +193,7 @@ def _refuse_writes(
 def _refuse_promises(
     function: tf.types.experimental.ConcreteFunction, subject: str
 ) -> None:
-    """Refuses tensors that freezing would make and no memory can hold."""
+    """Refuses a graph whose constants would not fit in memory when frozen."""
     graph_def = function.graph.as_graph_def()
     sizes.check_promises(graph_def.node, subject)
     for inner in graph_def.library.function:
@@ -211,7 +211,7 @@ def _refuse_bad_variables(
 
 
 def _refuse_bad_constants(graph: ir.Graph, subject: str) -> None:
-    """NaN nowhere; infinity only where it may be a mask or a bound."""
+    """Refuses NaN anywhere, and infinity except in masks and bounds."""
     for node in graph:
         if node.op != "Const" or not graph.dtype(node.output).is_floating:
             continue
@@ -242,7 +242,7 @@ def _bad_weights(
 def _with_outputs(
     graph: ir.Graph, subject: str, names: Sequence[str]
 ) -> ir.Graph:
-    """Keeps the outputs of these names, in the model's order."""
+    """Keeps only the outputs with these names, in the model's order."""
     known = [port.name for port in graph.outputs]
     for name in names:
         if name not in known:
@@ -256,7 +256,7 @@ def _with_outputs(
 
 
 def _check_outputs(graph: ir.Graph, subject: str) -> None:
-    """Refuses outputs that no .tflite holds: names of classes, tables."""
+    """Refuses non-numeric outputs, for instance strings with class names."""
 
     def is_number(port: ir.Port) -> bool:
         dtype = port.dtype
@@ -284,7 +284,7 @@ def _check_outputs(graph: ir.Graph, subject: str) -> None:
 
 
 def _without_unused_inputs(graph: ir.Graph) -> ir.Graph:
-    """Leaves out inputs that no output depends on, such as `training`."""
+    """Removes inputs that no output depends on, such as `training`."""
     read = {
         node.name
         for port in graph.outputs

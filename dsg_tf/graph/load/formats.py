@@ -1,7 +1,7 @@
 """Identifies the format of a model; explains unsupported formats.
 
-The content decides, not the name: files are renamed, and a download that
-failed still ends in `.h5`.
+The format is detected from the content, not from the name: files get renamed,
+and a failed download may still be named `.h5`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 _WHOLE_MODEL = "save the whole model: model.export(path)"
 _CONVERT = "convert it to a SavedModel first"
 
-# What it is and what to do with it, by the end of the name.
+# Description and remedy of unsupported files, by suffix.
 _OTHER_FILES = {
     ".tflite": (
         "a .tflite file, which is the result",

@@ -17,16 +17,16 @@ import numpy as np
 
 from dsg_tf.core import errors, memory
 
-# Bookkeeping of HDF5 aside, what a file holds beside its datasets is text.
+# Besides its datasets, a file contains only HDF5 metadata and text.
 _MAX_BESIDE = 256 << 20
-# A dataset that is a thousand times what is stored of it was made to be.
+# Real weights never compress by more than this factor.
 _MAX_EXPANSION = 1000
 _SMALL = 64 << 20
 _MAX_OBJECTS = 1 << 20
 
 
 def check(file: h5py.File, subject: str, *, size: int) -> int:
-    """Refuses what a file of weights never has, without reading a number.
+    """Refuses contents that Keras never writes, without reading weights.
 
     Args:
       file: open for reading.
@@ -37,8 +37,8 @@ def check(file: h5py.File, subject: str, *, size: int) -> int:
       How many numbers its datasets hold.
 
     Raises:
-      errors.UserError: a link, external or virtual storage, or a dataset that
-        promises more than the file, or memory, can hold.
+      errors.UserError: a link, external or virtual storage, or a dataset whose
+        declared size exceeds what the file or memory can hold.
     """
     stored = numbers = total = 0
     for dataset in _datasets(file, subject):
@@ -111,7 +111,7 @@ def refusal(subject: str, got: str) -> errors.UserError:
 
 
 def _datasets(file: h5py.File, subject: str) -> Iterator[h5py.Dataset]:
-    """Every dataset once, each checked for where its numbers lie."""
+    """Every dataset once; checks that its data is stored in this file."""
     seen: set[int] = set()
     stack: list[h5py.Group] = [file]
     while stack:

@@ -7,7 +7,7 @@ read here as data, before either sees it, and everything that is looked up by
 a name must be on the lists of `keras_names`, in a module of Keras that holds
 such things.
 
-What no loader looks up is not judged: with `compile=False` the outermost
+Parts that no loader reads are not checked: with `compile=False` the outermost
 `compile_config` of a .keras file is dropped, and the `training_config` of an
 .h5 file is never read.
 """
@@ -32,7 +32,7 @@ LIVE_OR_SAVED_MODEL = (
 # The config of the largest models that Keras ships has 2 MB.
 MAX_BYTES = 32 << 20
 
-# Beyond, no loader is sure to come to an end.
+# With deeper nesting, loaders may not finish.
 _MAX_DEPTH = 200
 _INT64 = 1 << 63
 
@@ -222,7 +222,7 @@ def _walk(config: dict) -> Iterator[tuple[str, object, int]]:
 
 
 def _fault(value: dict) -> tuple[str, str] | None:
-    """What a dictionary names that is on no list, and what it would do."""
+    """Names in a dictionary that are not allowed, and what they would do."""
     name = value["class_name"]
     if not isinstance(name, str):
         return repr(name), "no name of a class"

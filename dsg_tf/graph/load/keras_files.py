@@ -166,8 +166,8 @@ def _members(
 def _refuse_sizes(config: dict, numbers: int, subject: str) -> None:
     """Refuses layers larger than all weights of the file, or than memory.
 
-    Each unit, filter or entry of a table has a weight of its own at least, so
-    that no file of a trained model has more of them than weights.
+    Each unit, filter or table entry has at least one weight, so the file of a
+    trained model never has more of them than weights.
     """
     for layer, key, number in keras_config.integers(config):
         if key in _SIZES and number > max(numbers, _ANY):

@@ -283,7 +283,7 @@ def _legal(name: str) -> str:
 
 
 def _say(error: Exception) -> str:
-    """The cause of a Keras error in one line; Keras puts it behind all else."""
+    """The cause of a Keras error in one line; Keras puts it at the end."""
     cause = str(error).rpartition("Exception encountered:")[2].strip()
     lines = cause.splitlines() or [type(error).__name__]
     return lines[0] if len(lines[0]) <= 120 else lines[0][:117] + "..."
