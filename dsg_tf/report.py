@@ -81,6 +81,7 @@ def build(
         layers,
         min_agreement=config.min_agreement,
         min_sqnr_db=config.min_sqnr_db,
+        bits_off=_unsettled(rounds),
     )
     return {
         "dsg_tf": dsg_tf.__version__,
@@ -135,6 +136,18 @@ def build(
             "python": platform.python_version(),
         },
     }
+
+
+def _unsettled(rounds: Mapping[str, Mapping] | None) -> float:
+    """How far ranges are off, in bits, where batches were to settle."""
+    return max(
+        (
+            _number(row["bits_off"])
+            for row in (rounds or {}).values()
+            if row["settled"] is False
+        ),
+        default=0.0,
+    )
 
 
 def _settled(report: Mapping) -> list[str]:

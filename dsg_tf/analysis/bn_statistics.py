@@ -61,6 +61,17 @@ class BatchNorm:
         return len(self.mean)
 
 
+def output_moments(layer: BatchNorm) -> ir.Moments:
+    """Mean and deviation of a BN layer's output: beta and |gamma|."""
+    variance = layer.variance.astype(np.float64)
+    # Where epsilon is not small beside the variance, the output varies less.
+    share = np.sqrt(variance / np.maximum(variance + layer.epsilon, 1e-30))
+    return ir.Moments(
+        layer.beta.astype(np.float64),
+        np.abs(layer.gamma.astype(np.float64)) * share,
+    )
+
+
 @memo.per_graph
 def find(graph: ir.Graph) -> tuple[BatchNorm, ...]:
     """All BN layers of the graph, in topological order.

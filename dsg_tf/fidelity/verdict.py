@@ -15,6 +15,8 @@ from dsg_tf.fidelity import output_kinds
 
 # Below, noise is more than a tenth of what is left of the output.
 LEAST_SQNR_DB = 10.0
+# Ranges that are further off cost more than the least significant bit.
+MOST_BITS_OFF = 1.0
 # Layers and channels that one line names.
 _NAMED = 3
 
@@ -49,6 +51,7 @@ def judge(
     *,
     min_agreement: float = 0.0,
     min_sqnr_db: float | None = None,
+    bits_off: float = 0.0,
 ) -> Verdict:
     """Judges a run.
 
@@ -58,6 +61,8 @@ def judge(
       min_agreement: the least agreement, 0..1.
       min_sqnr_db: the least SQNR around an output's own mean, dB. By default
         it is not asked for, and below `LEAST_SQNR_DB` a result is doubtful.
+      bits_off: of synthesised samples that were to settle and did not, how far
+        the ranges that they give lie off BatchNorm's, in bits; else 0.
 
     Example:
       >>> import numpy as np
@@ -80,6 +85,13 @@ def judge(
         doubts += found
         notes += _notes(name, output)
     doubts += _layer_doubts(layers)
+    if bits_off > MOST_BITS_OFF:
+        doubts.append(
+            f"the samples do not reach BatchNorm's statistics, ranges are"
+            f" {bits_off:.1f} bits off: these are not what the model sees, or"
+            " its inputs lie elsewhere; give --input_range, or --samples of"
+            " your own"
+        )
     agreement = min((o.agreement for o in outputs.values()), default=0.0)
     missed = []
     if agreement < min_agreement:

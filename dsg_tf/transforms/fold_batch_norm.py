@@ -63,7 +63,9 @@ def fold_batch_norm(
             )
             if layer is not None:
                 _fold(edit, graph, layer, batch_norm)
-                moments[batch_norm.output] = _output_moments(batch_norm)
+                moments[batch_norm.output] = bn_statistics.output_moments(
+                    batch_norm
+                )
                 count += 1
         if not count:
             return graph, pass_report.PassReport(
@@ -107,16 +109,6 @@ def _bypass(
     for node in graph.consumers(old):
         inputs = [new if tensor == old else tensor for tensor in node.inputs]
         edit.replace(node.with_inputs(inputs))
-
-
-def _output_moments(batch_norm: bn_statistics.BatchNorm) -> ir.Moments:
-    variance = batch_norm.variance.astype(np.float64)
-    # Where epsilon is not small beside the variance, the output varies less.
-    share = np.sqrt(variance / np.maximum(variance + batch_norm.epsilon, 1e-30))
-    return ir.Moments(
-        batch_norm.beta.astype(np.float64),
-        np.abs(batch_norm.gamma.astype(np.float64)) * share,
-    )
 
 
 def _layer_before(

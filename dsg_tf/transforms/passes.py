@@ -1,6 +1,7 @@
 """The order of the passes, from the frozen graph to weights on a grid.
 
-fold BN -> equalize -> absorb biases -> round weights -> correct biases
+fold BN (or write it as a layer) -> equalize -> absorb biases -> round weights
+-> correct biases
 
 BN is folded first because the other passes need whole layers; weights are
 equalized before scales are chosen; biases are corrected after rounding. Each
@@ -15,7 +16,7 @@ from collections.abc import Callable, Container, Mapping
 import numpy as np
 from absl import logging
 
-from dsg_tf.analysis import layer_edits, linear_layers
+from dsg_tf.analysis import bn_statistics, layer_edits, linear_layers
 from dsg_tf.config import export_config
 from dsg_tf.core import progress
 from dsg_tf.graph import ir
@@ -25,6 +26,7 @@ from dsg_tf.transforms import (
     bias_absorption,
     bias_correction,
     cross_layer_equalization,
+    depthwise_batch_norm,
     fold_batch_norm,
     learned_rounding,
     pass_report,
@@ -84,6 +86,8 @@ def run(
 
     few = {name: values[:_MEASURED_ON] for name, values in samples.items()}
     graph = keep(fold_batch_norm.fold_batch_norm(graph))
+    if bn_statistics.find(graph):
+        graph = keep(depthwise_batch_norm.depthwise_batch_norm(graph))
     if config.equalize:
         graph = keep(cross_layer_equalization.equalize(graph, samples=few))
     if config.absorb_bias:
@@ -116,9 +120,9 @@ def folded(graph: ir.Graph) -> ir.Graph:
 
     BN folded, and constants of their own for all layers.
     """
-    return layer_edits.with_own_constants(
-        fold_batch_norm.fold_batch_norm(graph)[0]
-    )
+    graph, _ = fold_batch_norm.fold_batch_norm(graph)
+    graph, _ = depthwise_batch_norm.depthwise_batch_norm(graph)
+    return layer_edits.with_own_constants(graph)
 
 
 def choose_grids(

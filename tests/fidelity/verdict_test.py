@@ -217,3 +217,11 @@ def test_measured_and_judged_a_dead_sigmoid_does_not_pass():
         )
         assert not _judge(dead).passed
         assert "is constant over the 16 samples" in _judge(dead).doubts[0]
+
+
+def test_samples_that_do_not_reach_batch_norm_are_doubtful():
+    assert verdict.judge({}, [], bits_off=0.9).passed
+    found = verdict.judge({}, [], bits_off=1.3)
+    assert not found.passed
+    assert "1.3 bits off" in found.doubts[0]
+    assert "--input_range" in found.doubts[0]
