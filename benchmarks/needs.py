@@ -20,6 +20,7 @@ import pathlib
 import tempfile
 import time
 import zipfile
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from absl import app, flags, logging
@@ -45,6 +46,9 @@ _AMOUNTS = flags.DEFINE_list(
 )
 _FLAGS = flags.DEFINE_multi_string(
     "flag", [], "A further flag for dsg_tf.quantize, e.g. --weight_bits=4."
+)
+_FIGURE = flags.DEFINE_string(
+    "figure", "", "A picture to draw of agreement against image-steps."
 )
 _IMAGES = flags.DEFINE_integer("images", 512, "At most so many images.", 1)
 
@@ -124,6 +128,43 @@ def measure(
     return found
 
 
+def draw(
+    curves: Mapping[str, Sequence[tuple[int, float, float, float]]], path: str
+) -> None:
+    """Draws agreement, and how far ranges are off, against image-steps.
+
+    Args:
+      curves: by model: image-steps; agreement in percent, its deviation over
+        seeds; bits that ranges are off.
+      path: of the picture.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 3.6))
+    for name, points in curves.items():
+        steps, agreement, spread, off = np.array(points).T
+        title = cases.CASES[name].title.partition(" (")[0]
+        left.errorbar(
+            steps, agreement, spread, marker="o", ms=3, capsize=2, label=title
+        )
+        right.plot(steps, off, marker="o", ms=3)
+    for axes, label in (
+        (left, "agreement with float, %"),
+        (right, "ranges off BatchNorm's, bits"),
+    ):
+        axes.set_xscale("log")
+        axes.set_xlabel("image-steps (samples x steps)")
+        axes.set_ylabel(label)
+        axes.axvline(200, color="grey", lw=0.8, ls=":")
+        axes.grid(alpha=0.3)
+    left.legend(fontsize=7)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+
+
 def main(argv: list[str]) -> None:
     del argv
     shared = pathlib.Path(_SHARED.value)
@@ -132,6 +173,7 @@ def main(argv: list[str]) -> None:
         " dB | ranges off by bits | labels | seconds |\n" + "| --- " * 9 + "|",
         flush=True,
     )
+    curves: dict[str, list[tuple[int, float, float, float]]] = {}
     for name in _MODELS.value:
         judge = Judge(name, shared)
         for amount in _AMOUNTS.value:
@@ -140,6 +182,9 @@ def main(argv: list[str]) -> None:
                 str(shared / cases.CASES[name].model), judge, samples, steps
             )
             means, spreads = np.mean(runs, 0), np.std(runs, 0)
+            curves.setdefault(name, []).append(
+                (samples * steps, means[0], spreads[0], means[3])
+            )
             cells = [name, f"{samples} x {steps}", f"{samples * steps:,}"]
             for mean, spread, digits in zip(
                 means, spreads, (1, 1, 1, 2, 2, 0), strict=True
@@ -150,6 +195,8 @@ def main(argv: list[str]) -> None:
                     else f"{mean:.{digits}f} ± {spread:.{digits}f}"
                 )
             print("| " + " | ".join(cells) + " |", flush=True)
+    if _FIGURE.value:
+        draw(curves, _FIGURE.value)
 
 
 if __name__ == "__main__":

@@ -141,16 +141,16 @@ def _sleep(shared: pathlib.Path, tuning: bool) -> np.ndarray:
 
 
 def _mel(shared: pathlib.Path, tuning: bool) -> np.ndarray:
-    """(60, 187, 96): noise that is shaped as logarithmic mel spectra."""
+    """(60, 187, 96): noise shaped as log10(1 + 10,000 mel), 0 to about 6."""
     del shared
     rng = np.random.default_rng(400 + tuning)
     found = []
     for _ in range(60):
-        tilt = np.linspace(4.0, 1.0, 96) * rng.uniform(0.7, 1.3)
+        tilt = np.linspace(0.0, -3.0, 96) + rng.uniform(-1.5, -0.5)
         beat = np.abs(np.sin(np.arange(187) * rng.uniform(0.05, 0.4)))
-        level = tilt * (0.5 + 0.5 * beat[:, np.newaxis])
-        noise = rng.gamma(4.0, 0.25, (187, 96))
-        found.append(np.maximum(level * noise, 0.0))
+        level = tilt + np.log10(0.03 + beat)[:, np.newaxis]
+        power = 10.0**level * rng.gamma(2.0, 0.5, (187, 96))
+        found.append(np.log10(1 + 10_000 * power))
     return np.stack(found).astype(np.float32)
 
 

@@ -1,10 +1,10 @@
 """How many samples, and how many steps, the widths of an export need.
 
-Weights of 8 bits per channel that are rounded to nearest ask for ranges of
-activations and means of outputs, which a few samples tell after a few steps.
-Learned rounding, and activations below 8 bits, gain from every sample and step
-up to the full amount; one scale for a whole layer has not been studied and gets
-it too. docs/performance.md has the study behind the numbers.
+Weights of 8 bits that are rounded to nearest ask for ranges of activations and
+means of outputs, which a few samples tell after a few steps; with one scale for
+a whole layer, twice as many. Learned rounding, and activations below 8 bits,
+gain from every sample and step up to the full amount. docs/performance.md has
+the study behind the numbers.
 """
 
 from __future__ import annotations
@@ -52,6 +52,11 @@ FEW = Amount(
     verify_samples=8,
 )
 
+# The fewest of the study that lose nothing with one scale for a whole layer.
+SOME = dataclasses.replace(
+    FEW, num_samples=16, batch_size=16, steps=50, verify_samples=16
+)
+
 
 def of(export: export_config.ExportConfig) -> Amount:
     """What an export needs.
@@ -59,16 +64,19 @@ def of(export: export_config.ExportConfig) -> Amount:
     Example:
       >>> of(export_config.ExportConfig()).num_samples
       8
+      >>> of(export_config.ExportConfig(granularity="tensor")).num_samples
+      16
       >>> of(export_config.ExportConfig(weight_bits=4)).num_samples
       64
     """
     few = (
         export.weight_bits == 8
         and export.weight_rounding == "nearest"
-        and export.granularity == "channel"
         and not export.simulated
     )
-    return FEW if few else FULL
+    if not few:
+        return FULL
+    return FEW if export.granularity == "channel" else SOME
 
 
 def complete(config: run_config.PipelineConfig) -> run_config.PipelineConfig:

@@ -237,3 +237,11 @@ class TestOfABatch:
             synthesis = point.config.synthesis
             assert (synthesis.num_samples, synthesis.steps) == (12, 7)
             assert synthesis.tolerance == 0
+
+
+def test_one_scale_a_layer_asks_for_some_and_learned_rounding_for_all():
+    export = export_config.ExportConfig(granularity="tensor")
+    assert needs.of(export) is needs.SOME
+    assert needs.FEW.num_samples < needs.SOME.num_samples
+    learned = export_config.ExportConfig(granularity="tensor", weight_bits=4)
+    assert needs.of(learned) is needs.FULL
