@@ -69,15 +69,48 @@ def of_tflite(
     Returns:
       Range by name of the file's tensor.
     """
-    known = of_graph(graph, deviations=deviations)
+    return matched(
+        graph, float_tflite, sample, of_graph(graph, deviations=deviations)
+    )
+
+
+def matched(
+    graph: ir.Graph,
+    float_tflite: bytes,
+    sample: Mapping[str, np.ndarray],
+    known: Mapping[str, qtypes.TensorRange],
+) -> dict[str, qtypes.TensorRange]:
+    """Ranges of a graph's tensors, by tensor of the float .tflite.
+
+    Args:
+      graph: the graph.
+      float_tflite: by TFLiteConverter from this graph.
+      sample: one sample by input name, with the batch axis.
+      known: range by tensor of the graph.
+
+    Returns:
+      Range by name of the file's tensor.
+    """
     if not known:
         return {}
     runner = interpreter.Interpreter(float_tflite, all_tensors=True)
     runner.invoke({name: values[0] for name, values in sample.items()})
     order = {name: index for index, name in enumerate(graph.nodes)}
+    view = runner.view
+    # Inputs and outputs have the names of the signature.
+    ports = {
+        tensors[port.name].index: port.tensor
+        for tensors, own in (
+            (view.output_names(), graph.outputs),
+            (view.input_names(), graph.inputs),
+        )
+        for port in own
+        if port.name in tensors
+    }
     pairs = {
-        tensor: f"{verify.source_layer_name(tensor.name, order)}:0"
-        for tensor in runner.view.float_activations()
+        tensor: ports.get(tensor.index)
+        or f"{verify.source_layer_name(tensor.name, order)}:0"
+        for tensor in view.float_activations()
     }
     pairs = {t: name for t, name in pairs.items() if name in known}
     values = _values(graph, pairs.values(), sample)

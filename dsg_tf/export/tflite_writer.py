@@ -201,9 +201,12 @@ class TFLiteWriter:
                 spec=op_support.activation_spec(config.activation_bits),
                 progress=stage.reach,
             )
-        known = bn_ranges.of_tflite(
-            graph, float_tflite, next(calibrating.one_by_one())
-        )
+        sample = next(calibrating.one_by_one())
+        trained = bn_ranges.matched(graph, float_tflite, sample, graph.ranges)
+        if trained:
+            logging.info("ranges of FakeQuant: %d tensors", len(trained))
+            ranges |= trained
+        known = bn_ranges.of_tflite(graph, float_tflite, sample)
         return {t: (r, known.get(t)) for t, r in ranges.items()}
 
     def _chosen(

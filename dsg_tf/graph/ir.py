@@ -212,6 +212,7 @@ class Graph:
         otherwise forget. Passes that rescale or shift a tensor keep them true.
       weight_grids: of constants whose values lie on a grid of integers, by
         tensor; one scale for each output channel, or one for all.
+      ranges: of tensors that the model's training quantized, by tensor.
     """
 
     nodes: Mapping[str, Node]
@@ -220,6 +221,9 @@ class Graph:
     library: function_pb2.FunctionDefLibrary | None = None
     moments: Mapping[str, Moments] = dataclasses.field(default_factory=dict)
     weight_grids: Mapping[str, qtypes.QuantParams] = dataclasses.field(
+        default_factory=dict
+    )
+    ranges: Mapping[str, qtypes.TensorRange] = dataclasses.field(
         default_factory=dict
     )
 
@@ -233,6 +237,7 @@ class Graph:
         library: function_pb2.FunctionDefLibrary | None = None,
         moments: Mapping[str, Moments] | None = None,
         weight_grids: Mapping[str, qtypes.QuantParams] | None = None,
+        ranges: Mapping[str, qtypes.TensorRange] | None = None,
     ) -> Graph:
         """Keeps the nodes that the outputs need, sorts and verifies them."""
         inputs, outputs = tuple(inputs), tuple(outputs)
@@ -251,6 +256,7 @@ class Graph:
             library,
             known(moments or {}),
             known(weight_grids or {}),
+            known(ranges or {}),
         )
         graph.verify()
         return graph
@@ -349,6 +355,7 @@ class Graph:
         outputs: Iterable[Port] | None = None,
         moments: Mapping[str, Moments] | None = None,
         weight_grids: Mapping[str, qtypes.QuantParams] | None = None,
+        ranges: Mapping[str, qtypes.TensorRange] | None = None,
     ) -> Graph:
         """A new graph with some nodes replaced or added, and pruned.
 
@@ -358,6 +365,7 @@ class Graph:
           outputs: likewise.
           moments: all that hold in the new graph.
           weight_grids: likewise.
+          ranges: None keeps them.
         """
         return Graph.build(
             {**self.nodes, **nodes}.values(),
@@ -368,6 +376,7 @@ class Graph:
             weight_grids=(
                 self.weight_grids if weight_grids is None else weight_grids
             ),
+            ranges=self.ranges if ranges is None else ranges,
         )
 
     def to_graph_def(self) -> tf.compat.v1.GraphDef:

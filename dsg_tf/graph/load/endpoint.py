@@ -16,7 +16,14 @@ import tensorflow as tf
 from absl import logging
 
 from dsg_tf.core import errors
-from dsg_tf.graph import frozen, inlining, ir, precision, unrolling
+from dsg_tf.graph import (
+    fake_quant,
+    frozen,
+    inlining,
+    ir,
+    precision,
+    unrolling,
+)
 from dsg_tf.graph.load import open_shapes, safety, sizes
 
 _INFERENCE = (
@@ -121,6 +128,8 @@ def to_graph(
             expected="recurrent layers over fewer steps",
             remedy="give a shorter sequence by --input_shape",
         ) from error
+    _refuse_quantized(graph, subject)
+    graph = fake_quant.without(graph)
     sizes.check_graph(graph, subject)
     return graph
 
@@ -237,6 +246,17 @@ def _bad_weights(
         remedy="the training of this model diverged or the file is damaged;"
         " export it again",
     )
+
+
+def _refuse_quantized(graph: ir.Graph, subject: str) -> None:
+    node = fake_quant.quantized_op(graph)
+    if node is not None:
+        raise errors.UserError(
+            subject,
+            got=f"a model that is quantized already ({node.op} {node.name})",
+            expected="a float model, or one with FakeQuant operations",
+            remedy="give the model that it was made of",
+        )
 
 
 def _with_outputs(
