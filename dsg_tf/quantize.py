@@ -14,6 +14,7 @@ from absl import flags, logging
 from dsg_tf.command_line import cli, quantize_flags
 from dsg_tf.config import export_config
 from dsg_tf.core import files, quiet, stages
+from dsg_tf.graph.load import formats
 
 _USAGE = """
 Quantizes a trained TensorFlow model to an integer .tflite, without data.
@@ -36,7 +37,11 @@ def default_output(model: str, export: export_config.ExportConfig) -> str:
       'net_w4a6_simulated'
     """
     path = pathlib.Path(model).absolute()
-    stem = path.stem if path.suffix in (".keras", ".h5", ".hdf5") else path.name
+    stem = (
+        path.stem
+        if path.suffix in (".keras", ".h5", ".hdf5", ".pb")
+        else path.name
+    )
     bits = export.weight_bits, export.activation_bits
     if bits == (8, 8):
         return f"{stem}_int8.tflite"
@@ -52,6 +57,12 @@ def main() -> int:
         flags.FLAGS.saved_model, config.export
     )
     logging.set_verbosity(max(logging.get_verbosity(), logging.INFO))
+    # Wrong paths are told before TensorFlow is imported.
+    if not config.export.simulated:
+        files.run_destination(
+            pathlib.Path(output), {"the model": flags.FLAGS.saved_model}
+        )
+    formats.identify(formats.located(pathlib.Path(flags.FLAGS.saved_model)))
     stages.set_folder(files.run_folder(pathlib.Path(output)))
     with quiet.importing():
         from dsg_tf import pipeline, report

@@ -94,7 +94,7 @@ _BAD = {
     "wrong shape flag": ("good", ("--input_shape=9,9,3",), "--input_shape"),
     "unknown input": ("good", ("--input_shape=x=8,8,3",), "--input_shape"),
     "no batch norm": ("no_bn", (), "BatchNorm.*--samples.*--method=noise"),
-    "unsupported op": ("sin", (), "SIN"),
+    "unsupported op": ("sin", ("--io_type=int8",), "SIN.*--float_edges"),
     "unsupported op, converter": (
         "sin",
         ("--exporter=tflite_converter",),

@@ -17,7 +17,7 @@ from dsg_tf.analysis import (
 )
 from dsg_tf.config import run_config
 from dsg_tf.core import errors
-from dsg_tf.graph import frozen, ir
+from dsg_tf.graph import fake_quant, frozen, ir
 from dsg_tf.graph.load import loading
 
 
@@ -70,9 +70,12 @@ def load(model, config: run_config.PipelineConfig) -> SourceModel:
         signature=config.signature or None,
         tags=config.tags or None,
         input_shapes=_shapes(config),
+        input_names=config.input_names or None,
         output_names=config.output_names or None,
         allow_unsafe_ops=config.allow_unsafe_ops,
     )
+    _refuse_quantized(graph)
+    graph = fake_quant.without(graph)
     needs_bn = not config.samples and config.synthesis.method != "noise"
     find = bn_statistics.require if needs_bn else bn_statistics.find
     layers = find(graph)
@@ -102,6 +105,17 @@ def fingerprint(graph: ir.Graph) -> str:
     for port in (*graph.inputs, *graph.outputs):
         digest.update(repr((port.name, port.tensor, port.shape)).encode())
     return digest.hexdigest()
+
+
+def _refuse_quantized(graph: ir.Graph) -> None:
+    node = fake_quant.quantized_op(graph)
+    if node is not None:
+        raise errors.UserError(
+            "model",
+            got=f"one that is quantized already ({node.op} {node.name})",
+            expected="a float model, or one with FakeQuant operations",
+            remedy="give the model that it was made of",
+        )
 
 
 def _check_synthesisable(graph: ir.Graph) -> None:

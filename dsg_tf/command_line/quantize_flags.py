@@ -210,9 +210,11 @@ def model_fields(values: flags.FlagValues) -> dict[str, Any]:
         "signature": values.signature,
         "tags": tuple(values.tags),
         "input_shapes": tuple(parse_shape(text) for text in values.input_shape),
-        "output_names": (
-            tuple(values.output_names) if "output_names" in values else ()
-        ),
+        **{
+            name: tuple(values[name].value)
+            for name in ("input_names", "output_names")
+            if name in values
+        },
         "allow_unsafe_ops": values.allow_unsafe_ops,
     }
 

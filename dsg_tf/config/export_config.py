@@ -150,10 +150,8 @@ class ExportConfig:
 
     float_edges: bool | None = options.option(
         None,
-        "Leave operations at the model's ends in float where integers do not"
-        " have them, or lose what they work on: decoding of boxes, a"
-        " spectrogram. The report lists them. By default where inputs and"
-        " outputs are float32.",
+        "Leave operations at the model's ends float where integers lose what"
+        " they work on; default: where inputs and outputs are float32.",
         group=_OUTPUT,
     )
 

@@ -30,7 +30,8 @@ class PipelineConfig:
     Attributes:
       synthesis: how samples are made; not used where `samples` is given.
       export: what is written.
-      tags: a text is taken for one tag, and so is one of `output_names`.
+      tags: a text is taken for one tag; `input_names` and `output_names`
+        likewise.
       input_shapes: full or batch-less shape by input name, a dict or pairs; the
         name "" stands for a model's only input, and a lone shape for its own.
 
@@ -58,10 +59,14 @@ class PipelineConfig:
         "Tags of a SavedModel's graph; default: the only one there is.",
         group=_MODEL,
     )
+    input_names: tuple[str, ...] = options.option(
+        (),
+        "Inputs of a frozen GraphDef; default: its placeholders.",
+        group=_MODEL,
+    )
     output_names: tuple[str, ...] = options.option(
         (),
-        "Outputs to keep, by their names; default: all. What only the others"
-        " need is left out.",
+        "Outputs to keep; default: all. Of a frozen GraphDef: its nodes.",
         group=_MODEL,
     )
     input_shapes: tuple[tuple[str, tuple[int, ...]], ...] = options.option(
@@ -109,8 +114,8 @@ class PipelineConfig:
     )
     min_sqnr_db: float | None = options.option(
         None,
-        "Least SQNR of an output around its own mean, dB; below it (default:"
-        " below 10), as for other doubtful results, the exit code is 2.",
+        "Least SQNR of an output around its mean, dB; below it the exit code"
+        " is 2; default: 10.",
         group=_VERIFICATION,
         least=0.0,
     )
@@ -118,7 +123,7 @@ class PipelineConfig:
     def __post_init__(self):
         # A pathlib.Path is welcome; JSON wants text.
         object.__setattr__(self, "samples", os.fspath(self.samples))
-        for name in ("tags", "output_names"):
+        for name in ("tags", "input_names", "output_names"):
             texts = getattr(self, name)
             texts = (texts,) if isinstance(texts, str) else texts
             object.__setattr__(self, name, tuple(texts))

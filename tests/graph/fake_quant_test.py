@@ -5,9 +5,10 @@ import pytest
 import tensorflow as tf
 
 import dsg_tf
+from dsg_tf.analysis import source_model
 from dsg_tf.config import run_config, synthesis_config
 from dsg_tf.core import errors
-from dsg_tf.graph import evaluation
+from dsg_tf.graph import evaluation, fake_quant
 from dsg_tf.graph.load import loading
 from dsg_tf.tflite import flatbuffer
 
@@ -54,7 +55,7 @@ def _fakes(graph):
 @pytest.mark.parametrize("form", _FORMS, ids=lambda form: form.__name__[1:])
 def test_the_operations_go_and_the_ranges_stay(form):
     call = _network(form)
-    graph = loading.load(call)
+    graph = fake_quant.without(loading.load(call))
     assert _fakes(graph) == []
     bounds = sorted((r.min, r.max) for r in graph.ranges.values())
     assert bounds == [(-20.0, 20.0), (-3.0, 3.0), (0.0, 7.0)]
@@ -89,7 +90,7 @@ def test_a_model_that_is_quantized_already_is_named():
         return tf.quantization.dequantize(codes.output, -1.0, 1.0)
 
     with pytest.raises(errors.UserError, match="quantized already"):
-        loading.load(call)
+        source_model.load(call, run_config.PipelineConfig())
 
 
 def test_a_graph_without_them_knows_no_ranges():
@@ -97,4 +98,5 @@ def test_a_graph_without_them_knows_no_ranges():
     def call(x):
         return tf.nn.relu(x)
 
-    assert not loading.load(call).ranges
+    graph = loading.load(call)
+    assert fake_quant.without(graph) is graph

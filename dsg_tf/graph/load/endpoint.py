@@ -17,7 +17,6 @@ from absl import logging
 
 from dsg_tf.core import errors
 from dsg_tf.graph import (
-    fake_quant,
     frozen,
     inlining,
     ir,
@@ -57,11 +56,13 @@ class Endpoint:
       inputs: names of its inputs, in the order of `function.inputs` without
         the captured ones.
       outputs: names of its flat outputs.
+      chosen: whether these are already the outputs that the user named.
     """
 
     function: tf.types.experimental.ConcreteFunction
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    chosen: bool = False
 
     @classmethod
     def of(cls, function: tf.types.experimental.ConcreteFunction) -> Endpoint:
@@ -128,8 +129,6 @@ def to_graph(
             expected="recurrent layers over fewer steps",
             remedy="give a shorter sequence by --input_shape",
         ) from error
-    _refuse_quantized(graph, subject)
-    graph = fake_quant.without(graph)
     sizes.check_graph(graph, subject)
     return graph
 
@@ -246,17 +245,6 @@ def _bad_weights(
         remedy="the training of this model diverged or the file is damaged;"
         " export it again",
     )
-
-
-def _refuse_quantized(graph: ir.Graph, subject: str) -> None:
-    node = fake_quant.quantized_op(graph)
-    if node is not None:
-        raise errors.UserError(
-            subject,
-            got=f"a model that is quantized already ({node.op} {node.name})",
-            expected="a float model, or one with FakeQuant operations",
-            remedy="give the model that it was made of",
-        )
 
 
 def _with_outputs(

@@ -7,6 +7,7 @@ and a failed download may still be named `.h5`.
 from __future__ import annotations
 
 import enum
+import os
 import pathlib
 import zipfile
 
@@ -20,6 +21,9 @@ SAVED_MODEL_FILES = (
     "saved_model.pbtxt",
     "saved_model.cpb",
 )
+# Folders below a path that are searched for a model.
+_MAX_DEPTH = 3
+_SHOWN = 3
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 _WHOLE_MODEL = "save the whole model: model.export(path)"
 _CONVERT = "convert it to a SavedModel first"
@@ -42,10 +46,6 @@ _OTHER_FILES = {
         "a checkpoint, weights without a graph",
         _WHOLE_MODEL,
     ),
-    ".pb": (
-        "a frozen GraphDef",
-        "import it in a tf.function and tf.saved_model.save that",
-    ),
     ".pbtxt": (
         "a GraphDef",
         "import it in a tf.function and tf.saved_model.save that",
@@ -64,6 +64,56 @@ class Format(enum.Enum):
     SAVED_MODEL = "SavedModel"
     KERAS = ".keras"
     HDF5 = ".h5"
+    GRAPH_DEF = "GraphDef"
+
+
+def located(path: pathlib.Path) -> pathlib.Path:
+    """The model at a path, or the only one in the folders below it.
+
+    Args:
+      path: a file or folder.
+
+    Returns:
+      The path itself, unless it is a folder that is no model.
+
+    Raises:
+      errors.UserError: several models lie below the folder.
+    """
+    if not path.is_dir() or _is_model(path):
+        return path
+    model_files.check(path)
+    found: list[pathlib.Path] = []
+    for folder, folders, names in os.walk(path):
+        place = pathlib.Path(folder)
+        if place != path and _is_model(place):
+            found.append(place)
+            folders.clear()
+            continue
+        found += [
+            place / name
+            for name in names
+            if name.endswith((".keras", ".h5", ".hdf5"))
+            and not name.endswith(".weights.h5")
+        ]
+        if len(place.relative_to(path).parts) >= _MAX_DEPTH:
+            folders.clear()
+    if len(found) > 1:
+        found.sort()
+        shown = ", ".join(map(str, found[:_SHOWN]))
+        raise _unknown(
+            path,
+            f"a folder with {len(found)} models",
+            f"pass one of them: {shown}",
+        )
+    return found[0] if found else path
+
+
+def _is_model(folder: pathlib.Path) -> bool:
+    names = {entry.name for entry in folder.iterdir()}
+    return bool(
+        names & set(SAVED_MODEL_FILES)
+        or {"config.json", "model.weights.h5"} <= names
+    )
 
 
 def identify(path: pathlib.Path) -> Format:
@@ -92,21 +142,6 @@ def _identify_folder(path: pathlib.Path) -> Format:
         return Format.KERAS
     if not names:
         raise _unknown(path, "an empty folder", "")
-    for file in SAVED_MODEL_FILES:
-        inner = sorted(path.glob(f"*/{file}"))
-        if inner:
-            raise _unknown(
-                path,
-                "a folder without saved_model.pb",
-                f"pass the folder in it: {inner[-1].parent}",
-            )
-    models = sorted(n for n in names if n.endswith((".keras", ".h5")))
-    if models:
-        raise _unknown(
-            path,
-            "a folder without saved_model.pb",
-            f"pass the file in it: {path / models[0]}",
-        )
     if "checkpoint" in names or any(n.endswith(".index") for n in names):
         raise _unknown(
             path, "a checkpoint, weights without a graph", _WHOLE_MODEL
@@ -137,6 +172,8 @@ def _identify_file(path: pathlib.Path) -> Format:
         suffix = ".weights.h5"
     if suffix in _OTHER_FILES:
         raise _unknown(path, *_OTHER_FILES[suffix])
+    if suffix == ".pb":
+        return Format.GRAPH_DEF
     if head[4:8] == b"TFL3":
         raise _unknown(path, *_OTHER_FILES[".tflite"])
     if head.startswith(_HDF5_MAGIC):

@@ -7,14 +7,16 @@ file is loaded.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import pathlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import tensorflow as tf
 
 from dsg_tf.core import errors
+from dsg_tf.graph import ir
 from dsg_tf.graph.load import (
     endpoint,
     formats,
@@ -120,15 +122,17 @@ def to_endpoint(
         )
 
     try:
-        traced = tf.function(call, autograph=False)
-        function = traced.get_concrete_function(*specs)
+        with _legal_scopes(model):
+            traced = tf.function(call, autograph=False)
+            function = traced.get_concrete_function(*specs)
     except Exception as error:
         # Whatever its layers raise: a config may hold what no call can use.
         raise errors.UserError(
             f"model {model.name!r}",
             got=f"layers that cannot be called ({_say(error)})",
             expected="a model that maps a batch of its inputs to outputs",
-            remedy=_open_remedy(names, specs),
+            remedy=_open_remedy(names, specs)
+            or ("" if input_shapes is None else "--input_shape may not fit"),
         ) from error
     outputs = _output_names(model, function)
     return endpoint.Endpoint(function, tuple(names), outputs)
@@ -169,6 +173,29 @@ def _inputs(model, input_shapes: endpoint.Shapes | None):
     return ["input"], [spec], 0
 
 
+@contextlib.contextmanager
+def _legal_scopes(model) -> Iterator[None]:
+    """Gives layers names that TensorFlow takes as scopes, for a while.
+
+    Keras lets a layer have any name, umlauts and spaces included, and fails
+    when such a layer is called in a graph.
+    """
+    changed = []
+    flatten = getattr(model, "_flatten_layers", lambda: ())
+    for layer in flatten():
+        name = layer.name
+        legal = ir.free_name(name, ())
+        if legal != name:
+            attribute = "_name" if hasattr(layer, "_name") else "name"
+            changed.append((layer, attribute, getattr(layer, attribute)))
+            setattr(layer, attribute, legal)
+    try:
+        yield
+    finally:
+        for layer, attribute, name in changed:
+            setattr(layer, attribute, name)
+
+
 def _filled(
     names: Sequence[str],
     specs: Sequence[tf.TensorSpec],
@@ -190,7 +217,8 @@ def _filled(
             given = tuple(given)
             if len(given) == spec.shape.rank - 1:
                 given = (None, *given)
-            if spec.shape.is_compatible_with(given):
+            valid = all(size is None or size > 0 for size in given)
+            if valid and spec.shape.is_compatible_with(given):
                 shape = spec.shape.merge_with(given)
                 spec = tf.TensorSpec(shape, spec.dtype, name=spec.name)
         found.append(spec)

@@ -5,6 +5,7 @@ Nothing after this module knows where a model came from.
   formats       what lies at a path
   saved_models  tags, signature, guarded tf.saved_model.load
   keras_models  .keras and .h5 files, live Keras models
+  graph_defs    frozen GraphDefs of TensorFlow 1
   endpoint      the checks that all of them share
   open_shapes   dimensions that the model leaves open
 """
@@ -24,7 +25,13 @@ from absl import logging
 
 from dsg_tf.core import errors
 from dsg_tf.graph import ir
-from dsg_tf.graph.load import endpoint, formats, keras_models, saved_models
+from dsg_tf.graph.load import (
+    endpoint,
+    formats,
+    graph_defs,
+    keras_models,
+    saved_models,
+)
 
 Shapes = endpoint.Shapes
 
@@ -36,13 +43,15 @@ def load(
     tags: Sequence[str] | None = None,
     input_shapes: Shapes | None = None,
     default_shape: Sequence[int] | None = None,
+    input_names: Sequence[str] | None = None,
     output_names: Sequence[str] | None = None,
     allow_unsafe_ops: bool = False,
 ) -> ir.Graph:
     """Loads a model as a frozen inference graph.
 
     Args:
-      model: a path (SavedModel folder, .keras, .h5), or a live object: a Keras
+      model: a path (SavedModel folder, .keras, .h5, frozen GraphDef .pb, or a
+        folder with one of them), or a live object: a Keras
         3 or tf_keras model, a tf.Module with `__call__`, what
         `tf.saved_model.load` returned, a tf.function or a concrete function.
       signature: the SavedModel's signature; by default serving_default, or
@@ -53,7 +62,9 @@ def load(
         model with one input; or shapes by input name. Fills dimensions that
         the model leaves open.
       default_shape: of one sample without the batch; for what is open then.
-      output_names: the outputs to keep; by default all.
+      input_names: of a frozen GraphDef, the nodes that are fed.
+      output_names: the outputs to keep; by default all. Of a frozen GraphDef,
+        the nodes that are fetched.
       allow_unsafe_ops: accept graphs that touch files or call Python. Of Keras
         files only built-in layers are loaded all the same.
 
@@ -75,14 +86,21 @@ def load(
     """
     with _quiet():
         found, owner, subject = _find(
-            model, signature, tags, input_shapes, allow_unsafe_ops
+            model,
+            signature,
+            tags,
+            input_shapes,
+            input_names,
+            output_names,
+            allow_unsafe_ops,
         )
         graph = endpoint.to_graph(
             found,
             subject,
             input_shapes=input_shapes,
             default_shape=default_shape,
-            output_names=output_names,
+            # Of a GraphDef, its loader has chosen them.
+            output_names=None if found.chosen else output_names,
             allow_unsafe_ops=allow_unsafe_ops,
         )
     # The object owns the variables that the function reads.
@@ -90,11 +108,30 @@ def load(
     return graph
 
 
-def _find(model, signature, tags, input_shapes, allow_unsafe_ops):
+def _find(
+    model,
+    signature,
+    tags,
+    input_shapes,
+    input_names,
+    output_names,
+    allow_unsafe_ops,
+):
     """The endpoint, the object that owns it, and what to call the model."""
     if isinstance(model, str | os.PathLike):
-        path = pathlib.Path(model)
+        path = formats.located(pathlib.Path(model))
+        if path != pathlib.Path(model):
+            logging.info("%s holds one model: %s", model, path)
         kind = formats.identify(path)
+        if kind is formats.Format.GRAPH_DEF:
+            _refuse_choices(str(path), signature=signature, tags=tags)
+            found = graph_defs.load(
+                path,
+                input_names=input_names,
+                output_names=output_names,
+                allow_unsafe_ops=allow_unsafe_ops,
+            )
+            return found, None, str(path)
         if kind is formats.Format.SAVED_MODEL:
             found, owner = saved_models.load(
                 path,

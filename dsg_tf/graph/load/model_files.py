@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 from dsg_tf.core import errors, files
 
-EXPECTED = "a SavedModel folder, a .keras or an .h5 file"
+EXPECTED = "a SavedModel folder, a .keras, .h5 or frozen GraphDef .pb file"
 # A folder of a model has tens of files; one of millions is something else.
 _MAX_ENTRIES = 100_000
 

@@ -221,6 +221,20 @@ def check_function(
     _refuse(find(function.graph.as_graph_def()), subject)
 
 
+def check_graph_def(graph_def: graph_pb2.GraphDef, subject: str) -> None:
+    """Refuses a GraphDef with unsafe operations, wherever they are.
+
+    Args:
+      graph_def: as read from its file.
+      subject: what the error calls the model.
+
+    Raises:
+      errors.UserError: naming the operations.
+    """
+    functions = [f.signature.name for f in graph_def.library.function]
+    _refuse(find(graph_def, functions=functions), subject)
+
+
 def check_meta_graph(
     meta_graph: meta_graph_pb2.MetaGraphDef,
     subject: str,

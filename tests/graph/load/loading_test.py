@@ -389,13 +389,14 @@ class TestPathsThatAreNoModel:
         assert "an empty folder" in _refused(tmp_path)
         (tmp_path / "model.ckpt-1.index").touch()
         assert "checkpoint" in _refused(tmp_path)
+        # The only model below a folder is taken for it.
         (tmp_path / "net.keras").touch()
-        assert f"pass the file in it: {tmp_path}/net.keras" in _refused(
-            tmp_path
-        )
+        assert "net.keras: got a damaged .keras file" in _refused(tmp_path)
         (tmp_path / "1").mkdir()
         (tmp_path / "1" / "saved_model.pb").touch()
-        assert f"pass the folder in it: {tmp_path}/1" in _refused(tmp_path)
+        said = _refused(tmp_path)
+        assert "a folder with 2 models" in said
+        assert f"{tmp_path}/1, {tmp_path}/net.keras" in said
 
     def test_a_zip_of_something_else_is_to_be_unpacked(self, tmp_path):
         with zipfile.ZipFile(tmp_path / "m.keras", "w") as archive:
