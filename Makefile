@@ -4,12 +4,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup demo test bench lint format lock bazel-test clean
+.PHONY: help setup demo test bench docs lint format lock bazel-test clean
 
 help:
 	@echo "make demo        quantize the example model, compare top-1"
 	@echo "make test        all tests; those on real models skip without ../shared"
 	@echo "make bench       the whole command beside TFLiteConverter, on ../shared"
+	@echo "make docs        the documentation as pages, in site/"
 	@echo "make lint        ruff check and ruff format --check"
 	@echo "make format      ruff check --fix and ruff format"
 	@echo "make lock        resolve requirements.lock anew (maintainers)"
@@ -42,6 +43,9 @@ test: setup
 bench: setup
 	$(BIN)/python -m benchmarks.performance --json=performance.json
 
+docs: setup
+	$(BIN)/mkdocs build --strict
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -53,6 +57,7 @@ format: setup
 lock: setup
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes \
 	  --python-version 3.10 --extra test --extra demo --extra dev \
+	  --extra docs \
 	  pyproject.toml --output-file requirements.lock
 
 bazel-test: setup
@@ -60,6 +65,6 @@ bazel-test: setup
 	bazel test //tests:fast
 
 clean:
-	rm -rf $(VENV) build dist demo_out *.egg-info .pytest_cache .ruff_cache \
+	rm -rf $(VENV) build dist demo_out site *.egg-info .pytest_cache .ruff_cache \
 	  .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -6,7 +6,7 @@ Each model is quantized to W8A8 with default settings, on 64 of the images that
 are set aside for tuning, and once more as a simulation of the same weights
 and ranges. The file runs with XNNPACK and with LiteRT's own builtin kernels,
 on labelled images that no part of a run has seen. Prints a Markdown table;
-docs/quantization.md holds its output.
+docs/explanation/quantization.md holds its output.
 """
 
 from __future__ import annotations

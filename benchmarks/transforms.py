@@ -9,7 +9,7 @@ file is evaluated with the real interpreter, simulations in TensorFlow, on
 labelled images that no part of a run has seen. Prints a Markdown table: mean
 and standard deviation over seeds, and the seconds of everything behind the
 samples. The real images are the same for every seed; what is drawn behind them,
-AdaRound's rows, is not. docs/quantization.md holds its output.
+AdaRound's rows, is not. docs/explanation/quantization.md holds its output.
 """
 
 from __future__ import annotations

@@ -126,7 +126,7 @@ def parse_sets(texts: Sequence[str]) -> dict[str, str]:
     Raises:
       errors.UserError: no set, an empty name or file, or a name twice.
 
-    Example:
+    Examples:
       >>> parse_sets(["dsg=out/a.npz", "images/real.npz"])
       {'dsg': 'out/a.npz', 'real': 'images/real.npz'}
     """
@@ -158,7 +158,7 @@ def choose_layers(texts: Sequence[str], names: Sequence[str]) -> list[int]:
     Raises:
       errors.UserError: there is no such layer.
 
-    Example:
+    Examples:
       >>> choose_layers(["bn_b", "0"], ["bn_a", "bn_b"])
       [1, 0]
     """

@@ -66,7 +66,7 @@ def draw(images: np.ndarray, count: int | None, seed: int) -> np.ndarray:
       count: how many; None, or N and more, takes all as they are stored.
       seed: of the draw; more images of one seed contain the fewer.
 
-    Example:
+    Examples:
       >>> draw(np.arange(4), 2, 0).tolist()
       [2, 0]
     """

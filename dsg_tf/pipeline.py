@@ -136,9 +136,11 @@ def quantize_model(
       errors.UserError: the model, the config, the samples or the output folder
         are not usable; nothing is written then.
 
-    Example:
+    Examples:
+      ```python
       result = dsg_tf.quantize_model("net", output="net_int8.tflite")
       result.report["outputs"]["output_0"]["top1_agreement"]
+      ```
     """
     config = config or run_config.PipelineConfig()
     if samples is not None:
@@ -252,7 +254,7 @@ def _run(
 
 
 def synthesize(
-    model,
+    model: object,
     *,
     output: str | os.PathLike,
     config: run_config.PipelineConfig | None = None,
@@ -296,7 +298,7 @@ def synthesize(
 
 
 def representative_dataset(
-    model,
+    model: object,
     *,
     config: run_config.PipelineConfig | None = None,
     callbacks: Sequence = (),
@@ -313,10 +315,12 @@ def representative_dataset(
       with one (1, ...) array; for a model with several inputs, since the
       converter's order of them is its own, a dict by input name.
 
-    Example:
+    Examples:
+      ```python
       converter = tf.lite.TFLiteConverter.from_saved_model(path)
       converter.optimizations = [tf.lite.Optimize.DEFAULT]
       converter.representative_dataset = dsg_tf.representative_dataset(path)
+      ```
     """
     with tempfile.TemporaryDirectory() as folder:
         made = synthesize(

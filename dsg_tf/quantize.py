@@ -28,7 +28,7 @@ quantize_flags.define(flags.FLAGS)
 def default_output(model: str, export: export_config.ExportConfig) -> str:
     """A name in this folder, after a model's path and the widths.
 
-    Example:
+    Examples:
       >>> int8 = export_config.ExportConfig()
       >>> default_output("zoo/mobilenet.keras", int8)
       'mobilenet_int8.tflite'

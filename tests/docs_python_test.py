@@ -14,7 +14,7 @@ _BLOCK = re.compile(r"^```python\n(.*?)^```", re.M | re.S)
 
 def _blocks() -> list[tuple[str, str]]:
     """Page with number, and the code, of every block."""
-    pages = [_ROOT / "README.md", *sorted((_ROOT / "docs").glob("*.md"))]
+    pages = [_ROOT / "README.md", *sorted((_ROOT / "docs").glob("**/*.md"))]
     return [
         (f"{page.name}-{number}", code)
         for page in pages

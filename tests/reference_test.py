@@ -1,4 +1,4 @@
-"""docs/options.md is what the configs declare."""
+"""docs/reference/options.md is what the configs declare."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The reference page of all options, from where they are declared.
 
-python -m tools.reference        # writes docs/options.md
+python -m tools.reference        # writes docs/reference/options.md
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from dsg_tf.command_line import quantize_flags
 from dsg_tf.config import options
 
-PAGE = pathlib.Path(__file__).absolute().parent.parent / "docs" / "options.md"
+_ROOT = pathlib.Path(__file__).absolute().parent.parent
+PAGE = _ROOT / "docs" / "reference" / "options.md"
 
 _HEAD = """# Options
 

@@ -88,7 +88,7 @@ class ClippedNormal:
         normal density and distribution: low Phi(a) + high (1 - Phi(b))
         + mean (Phi(b) - Phi(a)) + deviation (phi(a) - phi(b)).
 
-        Example:
+        Examples:
           >>> moments = ir.Moments(np.zeros(1), np.ones(1))
           >>> relu = ClippedNormal.of(moments).clipped(0.0, np.inf)
           >>> relu.expectation().round(4).tolist()

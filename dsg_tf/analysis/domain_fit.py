@@ -144,7 +144,7 @@ def fit_mean(
       The means, float32 (C,), and the adjusted R^2 of the fit (against zero,
       since the targets of a zero-mean input are zero).
 
-    Example:
+    Examples:
       >>> kernel = np.array([[1.0, 2.0, 0.0, 1.0], [0.0, 1.0, 3.0, 1.0]])
       >>> mean, quality = fit_mean(kernel, np.array([5.0, 12.0, 6.0, 7.0]))
       >>> mean.round(3).tolist(), round(quality, 3)
@@ -212,7 +212,7 @@ def fit_feature_deviations(
       float32 (C,); None where there are fewer than two equations a feature, or
       the solution misses the variances by a factor of 2 in the mean.
 
-    Example:
+    Examples:
       >>> rng = np.random.default_rng(0)
       >>> kernel = rng.normal(size=(3, 40))
       >>> true = np.array([0.1, 1.0, 10.0])

@@ -132,7 +132,7 @@ class InputDomain:
           The domain; self where its moments are not what BN saw, and None where
           no image has such crops: without bounds, or with too little variance.
 
-        Example:
+        Examples:
           >>> d = natural_range(0, 255, channels=1, source="a fit")
           >>> d = dataclasses.replace(d, moments_seen=True)
           >>> d.without_borders(0.1).describe()
@@ -172,7 +172,7 @@ class InputDomain:
     def describe(self) -> str:
         """One line for the screen.
 
-        Example:
+        Examples:
           >>> natural_range(0.0, 1.0, channels=1, source="a flag").describe()
           '[0, 1], mean 0.45, deviation 0.25 (a flag)'
         """

@@ -21,7 +21,7 @@ class Edit:
     Args:
       graph: the graph that the layers were found in.
 
-    Example:
+    Examples:
       >>> from dsg_tf.graph.load import loading
       >>> graph = loading.load("examples/digits_saved_model")
       >>> layer = linear_layers.find(graph)[0]

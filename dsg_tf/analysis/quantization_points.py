@@ -120,7 +120,7 @@ def find(graph: ir.Graph) -> Points:
     Returns:
       Its places.
 
-    Example:
+    Examples:
       >>> from dsg_tf.graph.load import loading
       >>> import tensorflow as tf
       >>> shifted = tf.function(

@@ -134,7 +134,7 @@ def _define_own(values: flags.FlagValues) -> None:
 def widths_apart(point: Mapping[str, str]) -> dict[str, str]:
     """A point of the grid with `bits` as the two axes that it stands for.
 
-    Example:
+    Examples:
       >>> widths_apart({"bits": "W4A8", "seed": "0"})
       {'weight_bits': '4', 'activation_bits': '8', 'seed': '0'}
 

@@ -107,7 +107,7 @@ def with_held_out(count: int, most: int) -> int:
       count: at least 1.
       most: `--verify_samples`.
 
-    Example:
+    Examples:
       >>> with_held_out(32, 16), with_held_out(484, 16)
       (40, 500)
     """

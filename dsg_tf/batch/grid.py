@@ -26,7 +26,7 @@ def span(axes: Mapping[str, Sequence[str]]) -> list[dict[str, str]]:
     Raises:
       errors.UserError: a value is empty, or there twice.
 
-    Example:
+    Examples:
       >>> span({"weight_bits": ["4", "8"], "seed": ["0"], "recipe": []})
       [{'weight_bits': '4', 'seed': '0'}, {'weight_bits': '8', 'seed': '0'}]
     """
@@ -49,7 +49,7 @@ def label(
 ) -> str:
     """A folder's name that tells a point of the grid by its widths first.
 
-    Example:
+    Examples:
       >>> label(
       ...     {"granularity": "tensor", "steps": "50", "seed": "1"},
       ...     weight_bits=4,

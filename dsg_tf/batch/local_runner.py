@@ -178,7 +178,7 @@ def environment(
     environment how many threads there shall be. One job alone has no limits:
     its numbers are to the bit those of the same command by hand.
 
-    Example:
+    Examples:
       >>> environment(2, 8, {})["OMP_NUM_THREADS"]
       '4'
       >>> environment(2, 8, {"OMP_NUM_THREADS": "1"})["OMP_NUM_THREADS"]

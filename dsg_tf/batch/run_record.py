@@ -99,7 +99,7 @@ class RunRecord:
       errors.UserError: the file is of another version, is no SQLite file, or
         is not there and may not be made.
 
-    Example:
+    Examples:
       >>> import tempfile
       >>> with tempfile.TemporaryDirectory() as folder:
       ...     record = RunRecord(folder)

@@ -96,7 +96,7 @@ def calibrate_graph(
       UserError: unknown method, samples that do not fit the inputs, a batch
         size that is fixed to more than 1, NaN or infinity in a tensor (named).
 
-    Example:
+    Examples:
       >>> from dsg_tf.graph.load import loading
       >>> double = tf.function(
       ...     lambda x: 2.0 * x,

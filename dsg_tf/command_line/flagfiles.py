@@ -32,7 +32,7 @@ def expand(argv: Sequence[str]) -> list[str]:
       errors.UserError: a flagfile cannot be read, is no UTF-8 text, is very
         large, or names itself.
 
-    Example:
+    Examples:
       >>> import pathlib, tempfile
       >>> with tempfile.TemporaryDirectory() as folder:
       ...     path = pathlib.Path(folder, "net.flags")

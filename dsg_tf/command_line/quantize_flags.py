@@ -124,7 +124,7 @@ def parse(lines: Sequence[str]) -> run_config.PipelineConfig:
     Raises:
       errors.UserError: a flag is unknown or its value not valid.
 
-    Example:
+    Examples:
       >>> parse(["--weight_bits=4"]).export.weight_rounding
       'adaround'
     """
@@ -177,7 +177,7 @@ def fields(values: flags.FlagValues, config: type) -> dict[str, Any]:
 def naming_flags() -> Iterator[None]:
     """Errors about fields of a config become errors about their flags.
 
-    Example:
+    Examples:
       >>> with naming_flags():
       ...     run_config.PipelineConfig(verify_samples=0)
       Traceback (most recent call last):
@@ -252,7 +252,7 @@ _IN_WORDS = {
 def parse_field(text: str) -> dict[str, object]:
     """A field of SynthesisConfig from `name=value`, in the field's type.
 
-    Example:
+    Examples:
       >>> parse_field("slack_percentile=0.9")
       {'slack_percentile': 0.9}
     """
@@ -280,7 +280,7 @@ def parse_field(text: str) -> dict[str, object]:
 def parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
     """(input name or "", shape) from `224,224,3` or `name=224,224,3`.
 
-    Example:
+    Examples:
       >>> parse_shape("mfcc=49,10,1")
       ('mfcc', (49, 10, 1))
     """

@@ -1,7 +1,7 @@
 """How a model is quantized, and what is written, as one config.
 
 The fields are checked when the config is made, also against each other. The
-defaults are measured; docs/method.md holds the numbers.
+defaults are measured; docs/explanation/method.md holds the numbers.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class ExportConfig:
     Raises:
       errors.UserError: a value, or a combination, is not valid.
 
-    Example:
+    Examples:
       >>> ExportConfig(weight_bits=4).weight_rounding
       'adaround'
       >>> ExportConfig(recipe="fast", granularity="tensor").equalize

@@ -3,7 +3,7 @@
 Weights of 8 bits that are rounded to nearest ask for ranges of activations and
 means of outputs, which a few samples tell after a few steps; with one scale for
 a whole layer, twice as many. Learned rounding, and activations below 8 bits,
-gain from every sample and step up to the full amount. docs/performance.md has
+gain from every sample and step up to the full amount. docs/explanation/performance.md has
 the study behind the numbers.
 """
 
@@ -61,7 +61,7 @@ SOME = dataclasses.replace(
 def of(export: export_config.ExportConfig) -> Amount:
     """What an export needs.
 
-    Example:
+    Examples:
       >>> of(export_config.ExportConfig()).num_samples
       8
       >>> of(export_config.ExportConfig(granularity="tensor")).num_samples
@@ -88,7 +88,7 @@ def complete(config: run_config.PipelineConfig) -> run_config.PipelineConfig:
     Args:
       config: any; of the methods, `dsg` alone has fewer than the full amount.
 
-    Example:
+    Examples:
       >>> from dsg_tf.config import synthesis_config
       >>> given = synthesis_config.SynthesisConfig(steps=100)
       >>> config = run_config.PipelineConfig(synthesis=given)
@@ -122,7 +122,7 @@ def complete(config: run_config.PipelineConfig) -> run_config.PipelineConfig:
 def lines(config: run_config.PipelineConfig) -> list[str]:
     """What a config leaves open, as lines of a flagfile that decide it.
 
-    Example:
+    Examples:
       >>> from dsg_tf.config import synthesis_config
       >>> given = synthesis_config.SynthesisConfig(num_samples=4)
       >>> lines(run_config.PipelineConfig(synthesis=given))[:2]

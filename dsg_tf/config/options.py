@@ -82,7 +82,7 @@ def option(default, help: str, **attributes) -> Any:
       help: one or two sentences.
       **attributes: see `Option`.
 
-    Example:
+    Examples:
       >>> @dataclasses.dataclass(frozen=True)
       ... class Config:
       ...     bits: int = option(8, "Bits of weights.", choices=(4, 8))
@@ -119,7 +119,7 @@ def check(config) -> None:
     Raises:
       errors.UserError: about the field, by its name.
 
-    Example:
+    Examples:
       >>> @dataclasses.dataclass(frozen=True)
       ... class Config:
       ...     bits: int = option(8, "Bits of weights.", choices=(4, 8))

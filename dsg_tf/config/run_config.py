@@ -38,7 +38,7 @@ class PipelineConfig:
     Raises:
       errors.UserError: a value is not valid.
 
-    Example:
+    Examples:
       >>> PipelineConfig(input_shapes={"x": (8, 8, 3)}).input_shapes
       (('x', (8, 8, 3)),)
     """

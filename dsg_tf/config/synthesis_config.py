@@ -1,7 +1,7 @@
 """How samples are made: the method and its ingredients, as one config.
 
 The fields are checked when the config is made. The defaults are measured;
-docs/method.md holds the numbers.
+docs/explanation/method.md holds the numbers.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class SynthesisConfig:
     Raises:
       errors.UserError: a value, or a combination, is not valid.
 
-    Example:
+    Examples:
       >>> SynthesisConfig(steps=100).learning_rate
       0.1
     """
@@ -259,7 +259,7 @@ class SynthesisConfig:
         input as layer 0, 500 steps of Adam at 0.1. `noise` makes white noise
         of the input domain's moments and optimises nothing.
 
-        Example:
+        Examples:
           >>> SynthesisConfig.of("zeroq").slack_percentile
           0.0
         """

@@ -145,7 +145,7 @@ def read(path: pathlib.Path) -> tuple[dict[str, Entry], dict]:
       UnreadableError: it is neither, it is damaged, or headers and sizes do
         not fit.
 
-    Example:
+    Examples:
       >>> import tempfile
       >>> with tempfile.TemporaryDirectory() as folder:
       ...     path = pathlib.Path(folder) / "a.npz"

@@ -32,7 +32,7 @@ class LayerStore:
       key: text that identifies what the layers belong to. What was kept under
         another key is thrown away.
 
-    Example:
+    Examples:
       >>> import tempfile
       >>> with tempfile.TemporaryDirectory() as folder:
       ...     store = LayerStore(pathlib.Path(folder) / "layers", "a key")

@@ -44,7 +44,7 @@ def run(module: str, argv: Sequence[str], *, limit_s: float) -> Ended:
     Raises:
       OSError: no process can be started.
 
-    Example:
+    Examples:
       >>> run("dsg_tf.graph.load.hdf5_rehearsal", ["absent.h5"], limit_s=60)
       Ended(code=0, fault='', said='')
     """

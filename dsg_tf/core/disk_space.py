@@ -46,7 +46,7 @@ def reported(
       errors.ResourceError: there is no room, a quota or a limit is reached, or
         the disk is read-only. Any other error passes.
 
-    Example:
+    Examples:
       >>> try:
       ...     with reported("net.tflite", bytes_needed=10):
       ...         raise OSError(errno.EROFS, "Read-only file system")

@@ -55,7 +55,7 @@ def of(error: BaseException, *, resumes: bool = False) -> Ending:
       error: what has left the command's work.
       resumes: whether the same command goes on with what was under way.
 
-    Example:
+    Examples:
       >>> of(errors.UserError("--seed", got="-1", expected="an integer >= 0"))
       Ending(code=1, line='error: --seed: got -1; expected an integer >= 0')
       >>> with stages.within("samples"):
@@ -79,7 +79,7 @@ def shows_tracebacks() -> bool:
 def line(message: str) -> str:
     """An error in one line, of a message of several, or a very long one.
 
-    Example:
+    Examples:
       >>> line("--steps: got\\n'many'")
       "error: --steps: got 'many'"
     """

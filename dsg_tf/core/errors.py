@@ -18,7 +18,7 @@ class UserError(ValueError):
       expected: what would have been right.
       remedy: what to do now; may be empty where `expected` says it all.
 
-    Example:
+    Examples:
       >>> print(UserError("--seed", got="-1", expected="an integer >= 0"))
       --seed: got -1; expected an integer >= 0
     """

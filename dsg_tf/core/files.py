@@ -232,7 +232,7 @@ def check_place(folder: pathlib.Path, *, subject: str = "--output") -> None:
 def run_folder(output: pathlib.Path) -> pathlib.Path:
     """The run folder of an output: all other files of the run.
 
-    Example:
+    Examples:
       >>> run_folder(pathlib.Path("net.tflite")).name
       'net.tflite.run'
     """

@@ -59,7 +59,7 @@ def _add_file(digest, path: pathlib.Path) -> None:
 def of_settings(settings) -> str:
     """SHA-256, hex, of anything that JSON holds; order does not count.
 
-    Example:
+    Examples:
       >>> of_settings({"a": 1, "b": 2}) == of_settings({"b": 2, "a": 1})
       True
     """

@@ -36,7 +36,7 @@ def refuse(
     Raises:
       errors.UserError: an output overlaps with an input.
 
-    Example:
+    Examples:
       >>> import tempfile
       >>> with tempfile.TemporaryDirectory() as net:
       ...     try:

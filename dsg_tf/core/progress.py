@@ -210,7 +210,7 @@ def alive(text: str) -> contextlib.AbstractContextManager[None]:
 def task(name: str, total: int, *, unit: str = "") -> Iterator[Task]:
     """A stage of work, shown on a terminal as a bar and elsewhere as lines.
 
-    Example:
+    Examples:
       >>> with task("calibration", 2, unit="samples") as stage:
       ...     for _ in range(2):
       ...         stage.advance()

@@ -42,7 +42,7 @@ _process = _Process()
 def exit_code(number: int) -> int:
     """130 for SIGINT, 143 for the others.
 
-    Example:
+    Examples:
       >>> exit_code(signal.SIGINT), exit_code(signal.SIGTERM)
       (130, 143)
     """
@@ -52,7 +52,7 @@ def exit_code(number: int) -> int:
 def told(number: int, where: str) -> str:
     """What is said of a signal.
 
-    Example:
+    Examples:
       >>> told(signal.SIGTERM, "load")
       "terminated in stage 'load'"
     """

@@ -51,7 +51,7 @@ def within(name: str, *, idle: bool = False) -> Iterator[None]:
     Raises:
       Stopped: a signal has come before, and nobody has ended for it.
 
-    Example:
+    Examples:
       >>> with within("load"):
       ...     current()
       'load'

@@ -46,7 +46,7 @@ class Staging:
 
     A context manager: on exit, outputs that were not placed are deleted.
 
-    Example:
+    Examples:
       >>> import tempfile
       >>> with tempfile.TemporaryDirectory() as folder:
       ...     path = pathlib.Path(folder) / "a.txt"

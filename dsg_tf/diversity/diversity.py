@@ -98,7 +98,7 @@ class Diversity:
     def to_dict(self) -> dict:
         """Ready for JSON: `samples`, `real_samples`, `median`, `layers`.
 
-        Example:
+        Examples:
           >>> Diversity(2, 0, ()).to_dict()["median"]["cosine"] is None
           True
         """
@@ -116,7 +116,7 @@ def in_one_line(found: Mapping) -> str:
     Args:
       found: as `Diversity.to_dict` gives it.
 
-    Example:
+    Examples:
       >>> row = LayerDiversity("bn", 4, 0, 0.5, None, 0.1, None, 0.25)
       >>> print(in_one_line(Diversity(8, 0, (row,)).to_dict()))
       diversity of 8 samples: means scatter by 0.50 sigma; cosine of two \
@@ -131,7 +131,7 @@ samples 0.25 (medians of 1 BatchNorm layers)
 def in_words(median: Mapping[str, float | None]) -> str:
     """The measures that are defined, for people.
 
-    Example:
+    Examples:
       >>> in_words({"mean_dispersion": 0.5, "mean_coverage": 0.25})
       'means scatter by 0.50 sigma; 25 % of channels cover the real means'
     """
@@ -202,7 +202,7 @@ def measure(
     Raises:
       ValueError: other layers in `real` than in `own`.
 
-    Example:
+    Examples:
       >>> layer = bn_statistics.BatchNorm(
       ...     name="bn", input="x:0", output="y:0", channel_axis=1,
       ...     mean=np.zeros(1, np.float32), variance=np.ones(1, np.float32),
@@ -242,7 +242,7 @@ def dispersion(values: np.ndarray, scale: np.ndarray) -> np.ndarray:
     Returns:
       float64 (C,); NaN for one sample, which scatters by nothing that is known.
 
-    Example:
+    Examples:
       >>> dispersion(np.array([[0.0], [2.0], [4.0]]), np.array([2.0])).tolist()
       [1.0]
     """
@@ -261,7 +261,7 @@ def offset(
       target: mu or sigma, float (C,).
       scale: the unit, float (C,).
 
-    Example:
+    Examples:
       >>> offset(np.array([[1.0], [3.0]]), np.array([6.0]), np.array([2.0]))
       array([2.])
     """
@@ -284,7 +284,7 @@ def pairwise_cosine(features: np.ndarray) -> float | None:
     Returns:
       -1..1; None with fewer than two features that are not zero.
 
-    Example:
+    Examples:
       >>> pairwise_cosine(np.array([[1.0, 0.0], [2.0, 0.0], [0.0, 1.0]]))
       0.3333333333333333
     """
@@ -309,7 +309,7 @@ def covered(values: np.ndarray, real: np.ndarray) -> np.ndarray:
     Returns:
       float64 (C,), 0..1; NaN where the real range is a point.
 
-    Example:
+    Examples:
       >>> covered(np.array([[1.0], [9.0]]), np.array([[0.0], [4.0]])).tolist()
       [0.75]
     """

@@ -155,7 +155,7 @@ def plain(axis) -> None:
 def short_names(names: Sequence[str]) -> list[str]:
     """Names without the folders they share, and without a long middle.
 
-    Example:
+    Examples:
       >>> short_names(["net/stem/bn", "net/head/a_rather_long_name_of_bn_1"])
       ['stem/bn', 'head/a_rat...e_of_bn_1']
     """

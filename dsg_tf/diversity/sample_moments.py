@@ -81,7 +81,7 @@ def of_graph(
       ValueError: the inputs have different numbers of samples, or none.
       errors.UserError: as `bn_statistics.find`.
 
-    Example:
+    Examples:
       >>> function = tf.function(
       ...     lambda x: tf.nn.batch_normalization(
       ...         x, [1.0], tf.constant([4.0]), [0.0], [1.0], 0.5
@@ -135,7 +135,7 @@ def alive_channels(variance: np.ndarray, epsilon: float) -> np.ndarray:
       variance: BN's moving variance, float (C,).
       epsilon: BN's epsilon.
 
-    Example:
+    Examples:
       >>> alive_channels(np.array([2.0, 1e-3, 1e-25, 0.0]), 1e-3).tolist()
       [True, True, False, False]
     """

@@ -123,7 +123,7 @@ def compare(
     Raises:
       ValueError: unlike shapes.
 
-    Example:
+    Examples:
       >>> f = compare(np.array([[3.0, 4.0]]), np.array([[3.0, 3.5]]))
       >>> round(f.sqnr_db, 2), f.top1_agreement, f.max_abs_error
       (20.0, 1.0, 0.5)

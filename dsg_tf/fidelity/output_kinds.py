@@ -49,7 +49,7 @@ def find(graph: ir.Graph) -> dict[str, Kind]:
     Returns:
       Kind by output name.
 
-    Example:
+    Examples:
       >>> import tensorflow as tf
       >>> from dsg_tf.graph.load import loading
       >>> heads = tf.function(

@@ -21,7 +21,7 @@ _STILL = 1e-4
 def decibel(signal: float, noise: float) -> float:
     """10 log10(signal / noise); without noise inf, without signal -inf.
 
-    Example:
+    Examples:
       >>> decibel(100.0, 1.0), decibel(0.0, 0.0), decibel(0.0, 1.0)
       (20.0, inf, -inf)
     """
@@ -33,7 +33,7 @@ def decibel(signal: float, noise: float) -> float:
 def explained(signal: float, noise: float) -> float:
     """The share of the variance that is explained: 1 - noise / signal, from 0.
 
-    Example:
+    Examples:
       >>> explained(4.0, 1.0), explained(1.0, 4.0), explained(0.0, 0.0)
       (0.75, 0.0, 1.0)
     """
@@ -160,7 +160,7 @@ def measure(reference: np.ndarray, output: np.ndarray) -> Spread:
       reference: (N, positions, C).
       output: (N, positions, C).
 
-    Example:
+    Examples:
       >>> r = np.array([1.0, 2.0, 3.0]).reshape(3, 1, 1)
       >>> constant = measure(r, np.full_like(r, 2.0))
       >>> constant.sqnr_db, constant.explained, constant.copy_still

@@ -64,7 +64,7 @@ def judge(
       bits_off: of synthesised samples that were to settle and did not, how far
         the ranges that they give lie off BatchNorm's, in bits; else 0.
 
-    Example:
+    Examples:
       >>> import numpy as np
       >>> from dsg_tf.fidelity import output_fidelity
       >>> boxes = np.arange(24.0).reshape(6, 4)

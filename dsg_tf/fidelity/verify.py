@@ -195,7 +195,7 @@ def source_layer_name(
     Returns:
       A node's name; without `order`, freed of the wrappers.
 
-    Example:
+    Examples:
       >>> source_layer_name("PartitionedCall/m/relu/Relu;;m/conv/Conv2D")
       'm/relu/Relu'
       >>> source_layer_name("f/m/c/Conv2D1;f/m/b/Add", {"m/c/Conv2D": 3})

@@ -42,7 +42,7 @@ def as_dense(graph: ir.Graph) -> ir.Graph:
     Args:
       graph: the graph.
 
-    Example:
+    Examples:
       >>> from dsg_tf.graph.load import loading
       >>> kernel = np.ones((1, 1, 1, 2), np.float32)
       >>> twice = tf.function(

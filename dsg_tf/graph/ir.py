@@ -39,7 +39,7 @@ _PASS_THROUGH = frozenset(
 def tensor_name(ref: str) -> str:
     """The canonical form `node:index` of a NodeDef's input.
 
-    Example:
+    Examples:
       >>> tensor_name("conv"), tensor_name("split:1")
       ('conv:0', 'split:1')
     """
@@ -49,7 +49,7 @@ def tensor_name(ref: str) -> str:
 def node_name(ref: str) -> str:
     """The node that produces a tensor, or that a control edge names.
 
-    Example:
+    Examples:
       >>> node_name("split:1"), node_name("^init")
       ('split', 'init')
     """
@@ -104,7 +104,7 @@ class Node:
           **attributes: by TensorFlow's name; types, text, numbers, truth
             values, and arrays for the value of a Const.
 
-        Example:
+        Examples:
           >>> Node.of("y", "Relu", ["x:0"], T=tf.float32)
           Node(name='y', op='Relu', inputs=('x:0',))
         """
@@ -431,7 +431,7 @@ def without_pass_through(nodes: Mapping[str, Node]) -> dict[str, Node]:
     A frozen graph has no state, so a control edge orders nothing. The nodes
     that remain keep their names; whoever read an Identity reads its source.
 
-    Example:
+    Examples:
       A chain `Const -> Identity -> Identity -> Conv2D`, as inlining leaves
       behind for every variable, becomes `Const -> Conv2D`.
     """
@@ -471,7 +471,7 @@ def renamed(
 def free_name(wanted: str, taken: Container[str]) -> str:
     """`wanted` as a legal node name, with a number where it is taken.
 
-    Example:
+    Examples:
       >>> free_name("input image", {"input_image"})
       'input_image_1'
     """

@@ -19,7 +19,7 @@ def per_graph(
 
     They are forgotten with the graph. What is returned must not be changed.
 
-    Example:
+    Examples:
       >>> @per_graph
       ... def size(graph):
       ...     print("counted")

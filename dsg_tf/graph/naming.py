@@ -26,7 +26,7 @@ class LayerNames:
     Args:
       graph: the frozen graph.
 
-    Example:
+    Examples:
       `StatefulPartitionedCall/mobilenet_1/conv_pw_1_bn_1/batchnorm/add_1`
       belongs to `conv_pw_1_bn` if it reads `conv_pw_1_bn/moving_mean`, and
       otherwise to `conv_pw_1_bn_1`.

@@ -20,7 +20,7 @@ def absorbed(graph: ir.Graph) -> ir.Graph:
     Args:
       graph: the graph.
 
-    Example:
+    Examples:
       >>> import numpy as np
       >>> import tensorflow as tf
       >>> from dsg_tf.graph.load import loading

@@ -132,7 +132,7 @@ def one_of(*alternatives: Pattern) -> Pattern:
 def match(pattern: Pattern, graph: ir.Graph, tensor: str) -> Match | NoMatch:
     """Matches `pattern` with `tensor` as its root.
 
-    Example:
+    Examples:
       >>> found = match(shifted, graph, "dense/BiasAdd:0")  # doctest: +SKIP
       >>> found["beta"]  # doctest: +SKIP
       'dense/bias:0'

@@ -77,7 +77,7 @@ def convolution(
     Returns:
       (B, H', W', O).
 
-    Example:
+    Examples:
       >>> kernel = np.ones((3, 3, 1, 1), np.float32)
       >>> image = tf.ones((1, 4, 4, 1))
       >>> convolution(

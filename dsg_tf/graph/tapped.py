@@ -69,7 +69,7 @@ def splice(
       The outputs' tensors of each batch, replaced ones as the functions
       returned them.
 
-    Example:
+    Examples:
       >>> from dsg_tf.graph.load import loading
       >>> graph = loading.load(
       ...     tf.function(

@@ -26,7 +26,7 @@ class Walk:
       samples: (N, ...) by input name, model input units.
       batch_size: samples at a time, where the graph's batch is open.
 
-    Example:
+    Examples:
       >>> from dsg_tf.graph.load import loading
       >>> graph = loading.load(
       ...     tf.function(

@@ -36,7 +36,7 @@ def save(graph: ir.Graph, path: str | os.PathLike) -> None:
       errors.UserError: there is something else at `path`, or it cannot be
         written; two inputs, or two outputs, have one name.
 
-    Example:
+    Examples:
       >>> import tempfile
       >>> from dsg_tf.graph.load import loading
       >>> double = tf.function(

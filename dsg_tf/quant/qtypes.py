@@ -30,7 +30,7 @@ class QuantSpec:
       bits: width of the codes, 2 to 16.
       symmetric: whether zero is the middle of the grid.
 
-    Example:
+    Examples:
       >>> QuantSpec(8, symmetric=True).qmin, QuantSpec(4, symmetric=False).qmin
       (-127, -8)
     """
@@ -64,7 +64,7 @@ class TensorRange:
       min: its lower end, finite.
       max: its upper end, finite, not below `min`.
 
-    Example:
+    Examples:
       >>> TensorRange(0.5, 2.0).with_zero()
       TensorRange(min=0.0, max=2.0)
     """

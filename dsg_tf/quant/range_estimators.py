@@ -297,7 +297,7 @@ def create(
     Raises:
       UserError: no such method.
 
-    Example:
+    Examples:
       >>> observer = create("minmax", "image")
       >>> observer.update(np.array([[0.5, 2.0], [-1.0, 0.0]]))
       >>> observer.range()

@@ -42,7 +42,7 @@ def affine_params(
     Raises:
       ValueError: the range does not hold zero, or is too wide for float32.
 
-    Example:
+    Examples:
       >>> p = affine_params(qtypes.TensorRange(0.0, 6.0), 8, symmetric=False)
       >>> float(p.scale[0]), int(p.zero_point[0])
       (0.0235294122248888, -128)
@@ -80,7 +80,7 @@ def symmetric_params(
     Returns:
       n scales with zero point 0.
 
-    Example:
+    Examples:
       >>> symmetric_params([127.0, 12.7], 8, axis=0).scale.tolist()
       [1.0, 0.10000000149011612]
     """
@@ -103,7 +103,7 @@ def quantize(values: np.ndarray, params: qtypes.QuantParams) -> np.ndarray:
     Raises:
       ValueError: the values hold NaN.
 
-    Example:
+    Examples:
       >>> grid = symmetric_params(7.0, 4)
       >>> quantize(np.array([-9.0, 0.5, 1.5, 7.0]), grid).tolist()
       [-7, 0, 2, 7]

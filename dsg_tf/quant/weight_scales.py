@@ -43,7 +43,7 @@ def choose(
     Raises:
       ValueError: no such method.
 
-    Example:
+    Examples:
       >>> rows = np.array([[0.5, -7.0], [0.1, 1.4]])
       >>> [round(float(s), 3) for s in choose(rows, 4).scale]
       [1.0, 0.2]

@@ -232,7 +232,7 @@ def preprocess(
       errors.UserError: mean or std are missing, not needed, or of another
         length.
 
-    Example:
+    Examples:
       >>> pixels = np.array([0, 255], np.uint8).reshape(1, 1, 2, 1)
       >>> preprocess(pixels, "symmetric").ravel().tolist()
       [-1.0, 1.0]

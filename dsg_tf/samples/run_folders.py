@@ -46,7 +46,7 @@ def claim(output: pathlib.Path) -> Iterator[pathlib.Path]:
       errors.UserError: another run holds it, it cannot be made, or it holds
         links in the place of a run's files.
 
-    Example:
+    Examples:
       >>> import tempfile
       >>> with tempfile.TemporaryDirectory() as place:
       ...     with claim(pathlib.Path(place) / "net.tflite") as folder:

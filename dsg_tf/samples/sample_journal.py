@@ -71,7 +71,7 @@ def read(path: pathlib.Path) -> Journal:
 def checksum(array: np.ndarray) -> int:
     """A checksum of values and their order, independent of the shape.
 
-    Example:
+    Examples:
       >>> checksum(np.zeros(4, "u1")) == checksum(np.zeros((2, 2), "u1"))
       True
     """

@@ -27,7 +27,7 @@ def held_out(total: int, most: int) -> int:
       total: how many are given.
       most: as many as were asked for (`--verify_samples`).
 
-    Example:
+    Examples:
       >>> held_out(40, 16), held_out(500, 16)
       (8, 16)
     """
@@ -118,7 +118,7 @@ def of_values(
     Raises:
       errors.UserError: as `read`.
 
-    Example:
+    Examples:
       >>> len(of_values(np.zeros((4, 3)), inputs={"x": (3,)}))
       4
     """

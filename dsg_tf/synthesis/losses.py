@@ -102,7 +102,7 @@ def enhancement_weights(
     Returns:
       float32 (num_samples, num_layers).
 
-    Example:
+    Examples:
       >>> enhancement_weights(2, 3).numpy().tolist()
       [[2.0, 1.0, 1.0], [1.0, 2.0, 1.0]]
     """

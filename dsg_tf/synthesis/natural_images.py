@@ -26,7 +26,7 @@ import numpy as np
 import tensorflow as tf
 
 # Of all images' variance, the share of their own means; about that of the
-# images set aside for calibration. docs/method.md says what prints the numbers.
+# images set aside for calibration. docs/explanation/method.md says what prints the numbers.
 BRIGHTNESS_SHARE = 0.25
 # Deviation of an image's deviation, relative to its mean; the same.
 CONTRAST_VARIATION = 0.3
@@ -114,7 +114,7 @@ class NaturalImages:
     def __call__(self, coefficients: tf.Tensor) -> tf.Tensor:
         """The images of white noise, float32 (B, H, W, C), with a gradient.
 
-        Example:
+        Examples:
           >>> to_images = NaturalImages.of((8, 8, 3))
           >>> noise = white(np.random.default_rng(0), (2, 8, 8, 3))
           >>> images = to_images(to_images.coefficients(noise))

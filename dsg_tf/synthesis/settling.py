@@ -20,7 +20,7 @@ _DEVIATIONS = 3.0
 # `bits_off` is this quantile over the layers.
 _QUANTILE = 0.9
 # Relative to the cross-entropy of guessing; see the study in
-# docs/performance.md.
+# docs/explanation/performance.md.
 _MOST_LABEL_SHARE = 0.5
 
 
@@ -63,7 +63,7 @@ def bits_off(
     Returns:
       The 0.9 quantile over layers; infinite if a moment is not finite.
 
-    Example:
+    Examples:
       >>> bits_off(
       ...     np.array([[0.0], [0.0]]),
       ...     np.array([[2.0], [2.0]]),
@@ -96,7 +96,7 @@ def _reaches(mean, deviation, channels: Sequence[int]) -> np.ndarray:
 def rounds(first: int, most: int) -> Iterator[int]:
     """Yields the steps of each round; each round doubles the total.
 
-    Example:
+    Examples:
       >>> list(rounds(25, 300))
       [25, 25, 50, 100, 100]
     """

@@ -31,7 +31,7 @@ def unlike(mean: np.ndarray, deviation: np.ndarray) -> bool:
     Args:
       mean, deviation: of each column, (C,).
 
-    Example:
+    Examples:
       >>> unlike(np.zeros(2), np.array([1.0, 100.0]))
       True
     """

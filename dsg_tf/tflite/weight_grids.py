@@ -48,7 +48,7 @@ class WeightGrid:
     Raises:
       ValueError: the values are not on the grid, or TFLite has no such grid.
 
-    Example:
+    Examples:
       >>> kernel = np.float32([[0.5, -0.5], [0.0, 1.5]])  # (inputs, outputs)
       >>> params = qtypes.QuantParams([0.5, 0.5], [0, 0], -7, 7, axis=0)
       >>> grid = WeightGrid(kernel.T, params, name="dense")

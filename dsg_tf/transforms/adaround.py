@@ -74,7 +74,7 @@ def adaround(
       the steps that it took. Layers that are no products of rows are rounded
       to nearest, and the row says so; it says too which have no grid.
 
-    Example:
+    Examples:
       >>> from dsg_tf.quant import weight_scales
       >>> from dsg_tf.graph.load import loading
       >>> from dsg_tf.transforms import fold_batch_norm

@@ -74,7 +74,7 @@ def equalize(
       way. A row's `range_ratio_before` and `..._after` are the largest over
       the smallest range of weights of the channels in between.
 
-    Example:
+    Examples:
       >>> from dsg_tf.graph.load import loading
       >>> from dsg_tf.transforms import fold_batch_norm
       >>> graph = loading.load("examples/digits_saved_model")

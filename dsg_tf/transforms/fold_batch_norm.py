@@ -42,7 +42,7 @@ def fold_batch_norm(
     Raises:
       errors.UserError: as `bn_statistics.find`.
 
-    Example:
+    Examples:
       >>> from dsg_tf.graph.load import loading
       >>> graph = loading.load("examples/digits_saved_model")
       >>> folded, report = fold_batch_norm(graph)

@@ -37,7 +37,7 @@ def quantization_points(graph: ir.Graph) -> tuple[str, ...]:
       Float tensors, `node:index`, in topological order; those among them
       whose grid the kernels prescribe (Softmax, Sigmoid, Tanh ...), too.
 
-    Example:
+    Examples:
       >>> from dsg_tf.graph.load import loading
       >>> shifted = tf.function(
       ...     lambda x: tf.nn.relu(x + 1.0),
@@ -77,7 +77,7 @@ def insert(
       ValueError: a point without a grid, a grid without a point, or a grid
         that FakeQuant cannot express.
 
-    Example:
+    Examples:
       >>> from dsg_tf.graph.load import loading
       >>> shifted = tf.function(
       ...     lambda x: tf.nn.relu(x + 1.0),

@@ -60,7 +60,7 @@ class PassReport:
     def summary(self) -> str:
         """One line for people.
 
-        Example:
+        Examples:
           >>> rows = (Row("a", True), Row("b", False, "no bias"))
           >>> PassReport("bias_correction", rows).summary()
           'bias_correction: 1 of 2 applied (1 no bias)'

@@ -27,7 +27,7 @@ def round_weights(
       `relative_error`, the root mean square error of its weights relative to
       theirs.
 
-    Example:
+    Examples:
       >>> from dsg_tf.quant import weight_scales
       >>> from dsg_tf.graph.load import loading
       >>> graph = loading.load("examples/digits_saved_model")

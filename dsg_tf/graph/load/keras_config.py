@@ -110,7 +110,7 @@ def parse(text: bytes | str, subject: str) -> dict:
       errors.UserError: it is too long, no JSON, or no dictionary; it is nested
         too deeply, or has numbers that no loader can take.
 
-    Example:
+    Examples:
       >>> parse('{"class_name": "Dense"}', "net.keras")
       {'class_name': 'Dense'}
     """
@@ -169,7 +169,7 @@ def check(config: dict, subject: str) -> None:
       errors.UserError: naming the class or function, the layer it stands in,
         and what it would do.
 
-    Example:
+    Examples:
       >>> layer = {"class_name": "Lambda", "config": {"name": "code"}}
       >>> try:
       ...     check({"class_name": "Model", "config": [layer]}, "net.h5")

@@ -30,7 +30,7 @@ def check(config: Mapping, subject: str) -> None:
     Raises:
       errors.UserError: naming one of the layers.
 
-    Example:
+    Examples:
       >>> layers = [
       ...     {"name": "a", "inbound_nodes": [[["b", 0, 0, {}]]]},
       ...     {"name": "b", "inbound_nodes": [[["a", 0, 0, {}]]]},

@@ -37,7 +37,7 @@ Shapes = endpoint.Shapes
 
 
 def load(
-    model,
+    model: object,
     *,
     signature: str | None = None,
     tags: Sequence[str] | None = None,
@@ -76,7 +76,7 @@ def load(
     Raises:
       errors.UserError: whatever of this does not hold, with the remedy.
 
-    Example:
+    Examples:
       >>> double = tf.function(
       ...     lambda x: 2.0 * x,
       ...     input_signature=[tf.TensorSpec((None, 3), name="x")],

@@ -133,7 +133,7 @@ def example(shape: Shape | None) -> str:
     Args:
       shape: batch first; None where even the rank is unknown.
 
-    Example:
+    Examples:
       >>> example((None, None, None, 3)), example((None, None, 4))
       ('224,224,3', '128,4')
     """

@@ -145,7 +145,7 @@ def effect(node: node_def_pb2.NodeDef) -> str | None:
     Args:
       node: it and its attributes decide, not what it calls.
 
-    Example:
+    Examples:
       >>> effect(node_def_pb2.NodeDef(op="ReadFile"))
       'reads or writes files'
     """
