@@ -11,7 +11,7 @@ help:
 	@echo "make test        all tests; those on real models skip without ../shared"
 	@echo "make bench       the whole command beside TFLiteConverter, on ../shared"
 	@echo "make docs        the documentation as pages, in site/"
-	@echo "make lint        ruff check and ruff format --check"
+	@echo "make lint        ruff check, ruff format --check, mypy"
 	@echo "make format      ruff check --fix and ruff format"
 	@echo "make lock        resolve requirements.lock anew (maintainers)"
 	@echo "make bazel-test  bazel build //... and the fast tests"
@@ -49,6 +49,7 @@ docs: setup
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 format: setup
 	$(BIN)/ruff check --fix .

@@ -9,8 +9,8 @@ those that tables are made of): agreement of the best class, top-1 where the
 labels are the model's, SQNR of the output around its mean; and how far the
 samples had settled: by how many bits their ranges were off those of BatchNorm,
 and the share of the labels' cross-entropy that was left. Prints a Markdown
-table of means and standard deviations over seeds; docs/explanation/performance.md holds
-its output.
+table of means and standard deviations over seeds;
+docs/explanation/performance.md holds its output.
 """
 
 from __future__ import annotations

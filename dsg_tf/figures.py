@@ -324,9 +324,9 @@ def _contents(
     for name, found in numbers.items():
         logging.info("%s: %s", name, diversity.in_words(found.median))
     contents: dict[str, bytes | str] = {}
-    for name, drawing in drawings.items():
-        contents[f"{name}.png"] = drawing.png()
-        contents[f"{name}.txt"] = drawing.caption
+    for name, drawn in drawings.items():
+        contents[f"{name}.png"] = drawn.png()
+        contents[f"{name}.txt"] = drawn.caption
     contents[NUMBERS] = report.to_json(
         {name: found.to_dict() for name, found in numbers.items()}
     )

@@ -34,7 +34,7 @@ from dsg_tf.core import (
     staging,
 )
 from dsg_tf.diversity import diversity
-from dsg_tf.export import writers
+from dsg_tf.export import export_result, writers
 from dsg_tf.graph import ir
 from dsg_tf.samples import run_folders, sample_sets
 from dsg_tf.synthesis import sampling
@@ -180,7 +180,7 @@ def _run(
     *,
     output: pathlib.Path,
     run_folder: pathlib.Path,
-    writer: writers.Writer,
+    writer: export_result.Writer,
     config: run_config.PipelineConfig,
     samples: object,
     callbacks: Sequence,
@@ -302,7 +302,7 @@ def representative_dataset(
     *,
     config: run_config.PipelineConfig | None = None,
     callbacks: Sequence = (),
-) -> Callable[[], Iterator[list[np.ndarray]]]:
+) -> Callable[[], Iterator[list[np.ndarray] | dict[str, np.ndarray]]]:
     """A representative dataset for any TFLiteConverter, without data.
 
     Args:

@@ -254,7 +254,7 @@ def _producer_op(graph: ir.Graph, tensor: str) -> str:
     node = graph.producer(tensor)
     while True:
         if node.op in ("BiasAdd", "Squeeze", "ExpandDims", "Reshape", "Cast"):
-            ahead = node.inputs[:1]
+            ahead = list(node.inputs[:1])
         elif node.op in ("Add", "AddV2"):
             ahead = [t for t in node.inputs if not graph.is_constant(t)]
         else:

@@ -144,7 +144,9 @@ def _from(
     layers: Mapping[str, linear_layers.LinearLayer],
 ) -> Path | Broken:
     outputs = {port.tensor for port in graph.outputs}
-    tensor, nodes, clips, repeats = first.output, [], {}, 1
+    tensor, repeats = first.output, 1
+    nodes: list = []
+    clips: dict = {}
     if first.channel_axis != len(graph.shape(tensor)) - 1:
         return Broken(first.name, "channels stand first")
     while True:

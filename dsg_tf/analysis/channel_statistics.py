@@ -104,10 +104,11 @@ class ClippedNormal:
     def interval(self, deviations: float) -> tuple[np.ndarray, np.ndarray]:
         """mean -+ n deviations, as far as it goes: float64 (C,) each."""
         reach = deviations * self.deviation
-        return tuple(
+        low, high = (
             np.clip(end, self.least, self.most)
             for end in (self.mean - reach, self.mean + reach)
         )
+        return low, high
 
     def _raw_moment(self, order: int) -> np.ndarray:
         """E[x^order], order 1 or 2."""

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -86,8 +87,8 @@ class InputDomain:
         are no indices. Indices are drawn at random, not optimised.
     """
 
-    minimum: np.ndarray
-    maximum: np.ndarray
+    minimum: np.ndarray | np.floating
+    maximum: np.ndarray | np.floating
     mean: np.ndarray
     deviation: np.ndarray
     neighbour_correlation: float = 0.9
@@ -357,7 +358,7 @@ def _from_fit(
     return dataclasses.replace(domain, **_correlations(fit))
 
 
-def _correlations(fit: domain_fit.Fit) -> dict[str, float]:
+def _correlations(fit: domain_fit.Fit) -> dict[str, Any]:
     return {
         "neighbour_correlation": fit.neighbour_correlation,
         "channel_correlation": fit.channel_correlation,

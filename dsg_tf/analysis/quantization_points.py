@@ -196,8 +196,9 @@ class _Finder:
         elif node.op in _FIXED:
             self._own(tensor, _FIXED[node.op])
         elif tensor in self._forward:
-            (reader, *_) = self._graph.consumers(tensor)
-            self._skip(tensor, f"merged into {reader.op}", reader.output)
+            (next_node, *_) = self._graph.consumers(tensor)
+            why = f"merged into {next_node.op}"
+            self._skip(tensor, why, next_node.output)
         elif (data := self._tied_to(node)) is not None:
             self._visit_tied(node, tensor, data)
         elif tensor in self._activations:

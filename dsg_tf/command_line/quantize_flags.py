@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from absl import flags
@@ -69,7 +69,7 @@ def _define_option(entry: options.Declared, values: flags.FlagValues) -> None:
     if name == "input_shape":
         flags.DEFINE_multi_string(name, [], text, flag_values=values)
         return
-    kinds = {
+    kinds: dict[type | None, Callable] = {
         bool: flags.DEFINE_bool,
         int: flags.DEFINE_integer,
         float: flags.DEFINE_float,

@@ -3,8 +3,8 @@
 Weights of 8 bits that are rounded to nearest ask for ranges of activations and
 means of outputs, which a few samples tell after a few steps; with one scale for
 a whole layer, twice as many. Learned rounding, and activations below 8 bits,
-gain from every sample and step up to the full amount. docs/explanation/performance.md has
-the study behind the numbers.
+gain from every sample and step up to the full amount. The study behind the
+numbers: docs/explanation/performance.md.
 """
 
 from __future__ import annotations

@@ -87,7 +87,7 @@ class LayerStore:
         with disk_space.reported(path, bytes_needed=size, every=True):
             try:
                 with temporary.open("w+b") as file:
-                    np.savez(file, **arrays)
+                    np.savez(file, **arrays)  # type: ignore[arg-type]
                     with zipfile.ZipFile(file, "a") as archive:
                         archive.writestr(
                             "metadata.json",

@@ -178,8 +178,8 @@ def _number(error: BaseException) -> int | None:
     for number in _NUMBERS:
         if os.strerror(number) in text:
             return number
-    number = _IN_TEXT.search(text)
-    return int(number[1]) if number else None
+    found = _IN_TEXT.search(text)
+    return int(found[1]) if found else None
 
 
 def _refusal(

@@ -59,7 +59,7 @@ class Patient:
         if self._strict and not isinstance(error, BrokenPipeError | ValueError):
             raise errors.UserError(
                 "standard output",
-                got=error.strerror or str(error),
+                got=getattr(error, "strerror", None) or str(error),
                 expected="room for what is printed",
             ) from error
 

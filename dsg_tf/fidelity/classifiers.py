@@ -22,7 +22,8 @@ class Score(NamedTuple):
     """How many of `count` images were given their label."""
 
     correct: int
-    count: int
+    # A field of this name hides tuple.count, which nobody needs here.
+    count: int  # type: ignore[assignment]
 
     @property
     def percent(self) -> float:

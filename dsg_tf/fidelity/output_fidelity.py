@@ -195,7 +195,7 @@ def _by_kind(
 def _of_classes(pair: output_pair.Pair, kind: output_kinds.Kind) -> dict:
     best, own = pair.r.argmax(axis=-1), pair.q.argmax(axis=-1)
     same = float(np.mean((best == own) & pair.usable))
-    found = {
+    found: dict[str, object] = {
         "top1_agreement": same,
         "agreement": same,
         "shown": len(np.unique(best)),

@@ -181,8 +181,13 @@ def measure(reference: np.ndarray, output: np.ndarray) -> Spread:
             moved = np.abs(x - first[k]).max(initial=0.0)
             farthest[k] = max(farthest[k], moved)
     still = farthest <= _ROUNDING * largest
+    signal, noise, moved, followed, missed = sums
     return Spread(
-        *sums,
+        signal,
+        noise,
+        moved,
+        followed,
+        missed,
         still=bool(still[0]),
         copy_still=bool(still[1]),
         count=len(reference) * reference.shape[1],

@@ -75,7 +75,9 @@ def judge(
       >>> verdict.passed, verdict.doubts[0][:46]
       (False, "output 'boxes' is constant over the 6 samples:")
     """
-    doubts, low, notes = [], [], []
+    doubts: list[str] = []
+    low: list[str] = []
+    notes: list[str] = []
     for name, output in outputs.items():
         found = list(_doubts(name, output))
         if not found and _is_below(output, LEAST_SQNR_DB):

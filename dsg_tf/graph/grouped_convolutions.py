@@ -53,7 +53,8 @@ def as_dense(graph: ir.Graph) -> ir.Graph:
       >>> [groups(g, g["Conv2D"]) for g in (graph, as_dense(graph))]
       [2, 1]
     """
-    nodes, taken = {}, set(graph.nodes)
+    nodes: dict[str, ir.Node] = {}
+    taken = set(graph.nodes)
     for node in graph:
         count = groups(graph, node)
         if count < 2:
@@ -80,7 +81,9 @@ def _dense_kernel(
     mask = ir.Node.constant(
         name("same_group"), own.astype(dtype.as_numpy_dtype)
     )
-    times = ir.Node.constant(name("groups"), np.int32([1, 1, count, 1]))
+    times = ir.Node.constant(
+        name("groups"), np.array([1, 1, count, 1], np.int32)
+    )
     tiled = ir.Node.of(
         name("tiled_kernel"),
         "Tile",

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping
+from typing import Literal
 
 import numpy as np
 import tensorflow as tf
@@ -89,7 +90,7 @@ class NoMatch:
     reason: str
     tensor: str
 
-    def __bool__(self) -> bool:
+    def __bool__(self) -> Literal[False]:
         return False
 
 

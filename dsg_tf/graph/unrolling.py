@@ -235,7 +235,9 @@ def _without_lists(graph: ir.Graph) -> ir.Graph:
                 f"{node.name}:{index}" for index in range(count)
             )
         elif node.op == "TensorListLength":
-            new[node.name] = ir.Node.constant(node.name, np.int32(len(held)))
+            new[node.name] = ir.Node.constant(
+                node.name, np.array(len(held), np.int32)
+            )
         elif node.op == "TensorListGetItem":
             element = held[int(numbers[node.inputs[1]])]
             if element is None:

@@ -59,7 +59,9 @@ def affine_params(
     if symmetric:
         # Divided first: 2 * max would overflow where max alone does not.
         scale = _float32_scale(max(-low, high) / spec.qmax)
-        return qtypes.QuantParams(scale, [0], spec.qmin, spec.qmax)
+        return qtypes.QuantParams(
+            scale, np.zeros(1, np.int64), spec.qmin, spec.qmax
+        )
     steps = spec.qmax - spec.qmin
     scale = _float32_scale(high / steps - low / steps)
     zero_point = np.rint(spec.qmin - low / scale.astype(np.float64))

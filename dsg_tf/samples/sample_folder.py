@@ -14,6 +14,7 @@ import pathlib
 import shutil
 import zipfile
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from absl import logging
@@ -75,7 +76,7 @@ class SampleFolder:
         return frozenset(self._done)
 
     @property
-    def notes(self) -> Mapping[str, object]:
+    def notes(self) -> Mapping[str, Any]:
         """The notes by name; they are packed with the metadata."""
         return dict(self._notes)
 

@@ -9,6 +9,7 @@ import dataclasses
 import os
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -44,7 +45,7 @@ class SampleSet:
     """
 
     arrays: Mapping[str, np.ndarray]
-    metadata: Mapping[str, object] = dataclasses.field(default_factory=dict)
+    metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         return min((len(a) for a in self.arrays.values()), default=0)
@@ -122,7 +123,7 @@ def of_values(
       >>> len(of_values(np.zeros((4, 3)), inputs={"x": (3,)}))
       4
     """
-    metadata: Mapping[str, object] = {}
+    metadata: Mapping[str, Any] = {}
     if isinstance(values, SampleSet):
         values, metadata = values.arrays, values.metadata
     if not isinstance(values, Mapping):

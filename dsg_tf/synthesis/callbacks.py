@@ -72,10 +72,11 @@ def _margins_of_distance(
     mean: np.ndarray, deviation: np.ndarray, layer, *, scale, percentile: float
 ) -> tuple[float, float]:
     """DSG's margins: what probes show, (P, C), whatever it comes from."""
-    return tuple(
+    of_mean, of_sigma = (
         float(np.percentile(np.abs(actual - wanted) / scale, 100 * percentile))
         for actual, wanted in ((mean, layer.mean), (deviation, layer.sigma))
     )
+    return of_mean, of_sigma
 
 
 def _margins_of_share(

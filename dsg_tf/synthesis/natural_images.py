@@ -26,7 +26,8 @@ import numpy as np
 import tensorflow as tf
 
 # Of all images' variance, the share of their own means; about that of the
-# images set aside for calibration. docs/explanation/method.md says what prints the numbers.
+# images set aside for calibration. docs/explanation/method.md says what
+# prints the numbers.
 BRIGHTNESS_SHARE = 0.25
 # Deviation of an image's deviation, relative to its mean; the same.
 CONTRAST_VARIATION = 0.3

@@ -5,7 +5,8 @@ black and crop (the usual one of CIFAR-10), others resize a part of the image or
 repeat its edges. BN's moments are of what training showed, borders included: of
 samples that are shifted likewise they can be reached, of others less well. So a
 batch is optimised for a few steps under each hypothesis, and the one whose
-moments come closer is kept. docs/explanation/method.md has what that found on real models.
+moments come closer is kept. docs/explanation/method.md has what that found on
+real models.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from dsg_tf.graph import ir
 from dsg_tf.synthesis import sample_space
 from dsg_tf.synthesis import synthesizer as synthesizer_lib
 
-# Steps of a trial. On the models of docs/explanation/method.md the two hypotheses are 25 %
-# to 50 % apart by then.
+# Steps of a trial. On the models of docs/explanation/method.md the two
+# hypotheses are 25 % to 50 % apart by then.
 STEPS = 50
 # The distance of a trial is the mean over its last steps: each is of other
 # views.

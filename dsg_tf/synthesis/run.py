@@ -141,8 +141,8 @@ def synthesize(
             index = start // size
             model.reset(index)
             taken = _settle(model, config, stage, targets, watchers)
-            told = {**store.notes.get(_ROUNDS, {}), str(index): taken}
-            store.note(_ROUNDS, told)
+            rounds = {**store.notes.get(_ROUNDS, {}), str(index): taken}
+            store.note(_ROUNDS, rounds)
             whole = {n: domains[n].finish(v) for n, v in model.values().items()}
             store.write(start, whole, model.labels.numpy())
     return store

@@ -347,10 +347,11 @@ def _signature(raw: schema.ModelT) -> tuple[dict[str, int], dict[str, int]]:
     if not raw.signatureDefs:
         return {}, {}
     signature = raw.signatureDefs[0]
-    return tuple(
+    inputs, outputs = (
         {m.name.decode("utf-8"): int(m.tensorIndex) for m in maps or []}
         for maps in (signature.inputs, signature.outputs)
     )
+    return inputs, outputs
 
 
 def _unpacked_int4(raw: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

@@ -110,7 +110,7 @@ class Writer:
         """Gives a float32 tensor, computed or constant, these values."""
         self._graph.tensors[index].buffer = self._buffer(values)
 
-    def _buffer(self, values: np.ndarray) -> int:
+    def _buffer(self, values: float | np.ndarray) -> int:
         buffer = schema.BufferT()
         content = np.asarray(values, np.float32).tobytes()
         buffer.data = np.frombuffer(content, np.uint8)

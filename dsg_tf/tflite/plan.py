@@ -11,9 +11,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Collection, Mapping
 
+import numpy as np
+
 from dsg_tf.core import errors
 from dsg_tf.quant import qtypes, uniform
-from dsg_tf.tflite import flatbuffer, op_support, weights
+from dsg_tf.tflite import flatbuffer, op_support
+from dsg_tf.tflite import weights as weights_lib
 
 # XNNPACK refuses a whole file in which input_scale * weight_scale /
 # output_scale reaches 2^8; half of that leaves room for rounding.
@@ -41,13 +44,13 @@ class Plan:
     """
 
     activations: dict[str, qtypes.QuantParams]
-    weights: dict[str, weights.Quantized]
-    biases: dict[str, weights.Quantized]
-    operands: dict[str, weights.Quantized]
+    weights: dict[str, weights_lib.Quantized]
+    biases: dict[str, weights_lib.Quantized]
+    operands: dict[str, weights_lib.Quantized]
     float_ops: tuple[tuple[str, str], ...]
 
     @property
-    def constants(self) -> dict[str, weights.Quantized]:
+    def constants(self) -> dict[str, weights_lib.Quantized]:
         """Weights, biases and other operands."""
         return self.weights | self.biases | self.operands
 
@@ -56,7 +59,7 @@ def make(
     view: flatbuffer.Model,
     ranges: Mapping[str, qtypes.TensorRange],
     *,
-    chosen: weights.WeightGrids,
+    chosen: weights_lib.WeightGrids,
     activation_bits: int = 8,
     stay_float: Collection[int] = (),
 ) -> Plan:
@@ -84,9 +87,11 @@ def make(
     grids = resolver.activations()
     found: tuple[dict, dict, dict] = ({}, {}, {})
     for op in resolver.integer_ops:
-        if weights.operand(view, op) is not None:
-            found[0].update(weights.quantized(view, op, grids, chosen))
-            found[1].update(weights.quantized_bias(view, op, grids, found[0]))
+        if weights_lib.operand(view, op) is not None:
+            found[0].update(weights_lib.quantized(view, op, grids, chosen))
+            found[1].update(
+                weights_lib.quantized_bias(view, op, grids, found[0])
+            )
         else:
             found[2].update(resolver.operands(op, grids))
     return Plan(
@@ -98,12 +103,14 @@ def make(
     )
 
 
-def _weights_alone(view: flatbuffer.Model, chosen: weights.WeightGrids) -> Plan:
+def _weights_alone(
+    view: flatbuffer.Model, chosen: weights_lib.WeightGrids
+) -> Plan:
     """Integer weights in a file that computes in float."""
-    found: dict[str, weights.Quantized] = {}
+    found: dict[str, weights_lib.Quantized] = {}
     for op in view.ops:
-        if weights.operand(view, op) is not None:
-            found.update(weights.quantized(view, op, None, chosen))
+        if weights_lib.operand(view, op) is not None:
+            found.update(weights_lib.quantized(view, op, None, chosen))
     return Plan({}, found, {}, {}, _float_ops(view, ()))
 
 
@@ -125,7 +132,7 @@ class _Resolver:
         self,
         view: flatbuffer.Model,
         ranges: Mapping[str, qtypes.TensorRange],
-        chosen: weights.WeightGrids,
+        chosen: weights_lib.WeightGrids,
         activation_bits: int,
         stay_float: Collection[int],
     ):
@@ -159,7 +166,7 @@ class _Resolver:
 
     def operands(
         self, op: flatbuffer.Op, grids: Mapping[int, qtypes.QuantParams]
-    ) -> dict[str, weights.Quantized]:
+    ) -> dict[str, weights_lib.Quantized]:
         """Float constants of an operation without weights, by name."""
         found = {}
         for index in op.inputs:
@@ -169,7 +176,7 @@ class _Resolver:
             if op_support.scales(op) is op_support.Scales.AS_OUTPUT:
                 params = grids[op.outputs[0]]
                 codes = uniform.quantize(self._view.constant(tensor), params)
-                found[tensor.name] = weights.Quantized(params, codes)
+                found[tensor.name] = weights_lib.Quantized(params, codes)
             else:
                 found[tensor.name] = self._operand(op, index)
         return found
@@ -225,7 +232,10 @@ class _Resolver:
         if kind is op_support.Scales.FIXED:
             scale, zero_point = op_support.FIXED_OUTPUTS[op.name][self._bits]
             return qtypes.QuantParams(
-                scale, zero_point, self._spec.qmin, self._spec.qmax
+                np.array([scale], np.float32),
+                np.array([zero_point]),
+                self._spec.qmin,
+                self._spec.qmax,
             )
         if kind is op_support.Scales.AS_INPUT:
             for source in op.inputs:
@@ -251,12 +261,12 @@ class _Resolver:
         self, op: flatbuffer.Op, grids: Mapping[int, qtypes.QuantParams]
     ) -> float:
         """Least output scale: below it, kernels reject the file or abort."""
-        tensor = weights.operand(self._view, op)
+        tensor = weights_lib.operand(self._view, op)
         if tensor is not None:
             where = op_support.WEIGHTS[op.name]
             data = float(grids[op.inputs[where.data]].scale[0])
             product = data * float(self._chosen.grids[tensor.index].scale.max())
-            bias = weights.bias_operand(self._view, op)
+            bias = weights_lib.bias_operand(self._view, op)
             if bias is not None:  # It raises scales: see weights._scale_floor.
                 largest = float(abs(self._view.constant(bias)).max())
                 product = max(product, largest / 2.0**30)
@@ -280,14 +290,14 @@ class _Resolver:
     ) -> qtypes.QuantParams:
         return grids.get(index) or self._operand(op, index).params
 
-    def _operand(self, op: flatbuffer.Op, index: int) -> weights.Quantized:
+    def _operand(self, op: flatbuffer.Op, index: int) -> weights_lib.Quantized:
         # The quantizer treats constants of a BATCH_MATMUL as weights.
         spec = (
             qtypes.QuantSpec(8, symmetric=True)
             if op.name == "BATCH_MATMUL"
             else self._spec
         )
-        return weights.other_operand(self._view, index, spec)
+        return weights_lib.other_operand(self._view, index, spec)
 
     def _is_float_constant(self, index: int) -> bool:
         tensor = self._view.tensors[index]

@@ -263,7 +263,7 @@ def _scale_floor(
     where = op_support.WEIGHTS[op.name]
     input_scale = float(activations[op.inputs[where.data]].scale[0])
     output_scale = float(activations[op.outputs[0]].scale[0])
-    floor = np.float64(_MIN_MULTIPLIER * output_scale / input_scale)
+    floor = np.asarray(_MIN_MULTIPLIER * output_scale / input_scale)
     bias = bias_operand(view, op)
     if bias is None:
         return floor

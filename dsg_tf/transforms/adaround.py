@@ -182,9 +182,9 @@ def _rounded(
     return {
         "kernel": kernel.astype(np.float32),
         "bias": learned.bias.reshape(-1).astype(np.float32),
-        "nearest_error": np.float64(learned.nearest_error),
-        "error": np.float64(learned.error),
-        "steps": np.int64(learned.steps),
+        "nearest_error": np.asarray(learned.nearest_error, np.float64),
+        "error": np.asarray(learned.error, np.float64),
+        "steps": np.asarray(learned.steps, np.int64),
     }
 
 

@@ -185,7 +185,12 @@ def _prescribed(
     if spec.symmetric:
         bound = max(-value_range.min, value_range.max)
         scale = bound / 2 ** (spec.bits - 1)
-        return qtypes.QuantParams(scale, 0, spec.qmin, spec.qmax)
+        return qtypes.QuantParams(
+            np.array([scale], np.float32),
+            np.zeros(1, np.int64),
+            spec.qmin,
+            spec.qmax,
+        )
     scale = value_range.width / 2**spec.bits
     zero_point = min(spec.qmin - round(value_range.min / scale), spec.qmax)
     return qtypes.QuantParams(scale, zero_point, spec.qmin, spec.qmax)
@@ -225,8 +230,8 @@ class _Editor:
         if half_to_even:
             source = self._half_to_even(tensor, base, params.scale[0])
         spec, ends = _spec(params), params.range
-        low = self._constant(f"{base}/min", np.float32(ends.min))
-        high = self._constant(f"{base}/max", np.float32(ends.max))
+        low = self._constant(f"{base}/min", np.asarray(ends.min, np.float32))
+        high = self._constant(f"{base}/max", np.asarray(ends.max, np.float32))
         node = ir.Node.of(
             self._free(base),
             "FakeQuantWithMinMaxVars",
@@ -241,7 +246,8 @@ class _Editor:
         """scale * rint(tensor / scale), not clipped."""
 
         def times(name: str, tensor: str, factor: np.float32) -> str:
-            operands = [tensor, self._constant(f"{name}/factor", factor)]
+            value = np.asarray(factor)
+            operands = [tensor, self._constant(f"{name}/factor", value)]
             return self._add(
                 ir.Node.of(self._free(name), "Mul", operands, T=tf.float32)
             )

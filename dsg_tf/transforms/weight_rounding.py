@@ -50,8 +50,8 @@ def round_weights(
             continue
         values = uniform.fake_quantize(layer.rows(), grid)
         edit.set(layer, layer.from_rows(values), grid=grid)
-        error = np.linalg.norm(values - layer.rows())
-        size = max(np.linalg.norm(layer.rows()), 1e-30)
+        error = float(np.linalg.norm(values - layer.rows()))
+        size = max(float(np.linalg.norm(layer.rows())), 1e-30)
         rows.append(
             pass_report.Row(
                 layer.name, True, measured={"relative_error": error / size}

@@ -1,6 +1,7 @@
 """Malformed, hostile and unlucky inputs, tried on every command.
 
-`python -m tools.faults` runs them; docs/explanation/reliability.md has what comes of it.
+`python -m tools.faults` runs them; docs/explanation/reliability.md has what
+comes of it.
 """
 
 import os

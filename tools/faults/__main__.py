@@ -4,8 +4,8 @@
     python -m tools.faults --suite=malformed --limit=20
     python -m tools.faults --case=NAME
 
-Exit codes: 0 all passed, 1 something failed. docs/explanation/reliability.md says what is
-promised, and what came of it.
+Exit codes: 0 all passed, 1 something failed. docs/explanation/reliability.md
+says what is promised, and what came of it.
 """
 
 from __future__ import annotations

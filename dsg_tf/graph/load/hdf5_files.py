@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import IO
 
 import h5py
 import numpy as np
@@ -91,7 +91,7 @@ def attribute(file: h5py.File, name: str, *, limit: int) -> bytes | None:
     return value
 
 
-def open_member(source: BinaryIO | str | os.PathLike) -> h5py.File:
+def open_member(source: IO[bytes] | str | os.PathLike) -> h5py.File:
     """Opens a file, or what an archive holds, for reading.
 
     Raises:

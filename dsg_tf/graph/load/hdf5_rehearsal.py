@@ -11,6 +11,7 @@ import os
 import pathlib
 import sys
 import zipfile
+from typing import IO
 
 from dsg_tf.core import child_process, errors
 
@@ -54,7 +55,8 @@ def read_all(path: str) -> None:
     from dsg_tf.graph.load import hdf5_files
 
     with contextlib.ExitStack() as stack:
-        source, size = path, os.path.getsize(path)
+        source: IO[bytes] | str = path
+        size = os.path.getsize(path)
         if zipfile.is_zipfile(path):
             archive = stack.enter_context(zipfile.ZipFile(path))
             size = archive.getinfo(_WEIGHTS).file_size

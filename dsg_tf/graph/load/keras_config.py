@@ -215,8 +215,8 @@ def _walk(config: dict) -> Iterator[tuple[str, object, int]]:
                 own = inner.get("name")
             layer = own if isinstance(own, str) else layer
         yield layer, value, depth
-        items = value.values() if isinstance(value, dict) else value
         if isinstance(value, dict | list):
+            items = value.values() if isinstance(value, dict) else value
             # The last one goes on the stack first: found as they are written.
             stack += [(layer, item, depth + 1) for item in items][::-1]
 

@@ -97,7 +97,7 @@ def _complete(
 ) -> Shape:
     """The full shape of an input, batch first, only the batch unknown."""
     known = port.shape
-    shape = known
+    shape: Shape | None = known
     if given is not None:
         given = tuple(given)
         if known is None or len(given) == len(known) - 1:
