@@ -47,6 +47,8 @@ _ALLOWED = {
     ("graph.load.saved_models", "tf.saved_model.load"),
     # Of graphs that were loaded, checked and frozen before.
     ("graph.frozen", "tf.compat.v1.wrap_function"),
+    # Behind safety.check_graph_def.
+    ("graph.load.graph_defs", "tf.compat.v1.wrap_function"),
 }
 
 

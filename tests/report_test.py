@@ -222,6 +222,7 @@ def test_report_holds_the_version_and_the_whole_config():
     ) | {
         "input_range": None,
         "tags": (),
+        "input_names": (),
         "output_names": (),
         "input_shapes": (),
     }
