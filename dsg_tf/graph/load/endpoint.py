@@ -22,6 +22,7 @@ from dsg_tf.graph import (
     ir,
     precision,
     unrolling,
+    volumes,
 )
 from dsg_tf.graph.load import open_shapes, safety, sizes
 
@@ -129,6 +130,7 @@ def to_graph(
             expected="recurrent layers over fewer steps",
             remedy="give a shorter sequence by --input_shape",
         ) from error
+    graph = volumes.as_images(graph)
     sizes.check_graph(graph, subject)
     return graph
 
