@@ -30,6 +30,7 @@ from dsg_tf.core import (
     errors,
     files,
     progress,
+    randomness,
     stages,
     staging,
 )
@@ -161,7 +162,11 @@ def quantize_model(
     if config.samples != run_config.IN_MEMORY:
         read["--samples"] = config.samples
     output = writer.destination(pathlib.Path(output), read)
-    with run_folders.claim(output) as folder, disk_space.reported(folder):
+    with (
+        run_folders.claim(output) as folder,
+        disk_space.reported(folder),
+        randomness.kept(),
+    ):
         result = _run(
             model,
             output=output,
@@ -283,7 +288,11 @@ def synthesize(
     # `config.samples` is ignored: this function always synthesises.
     config = dataclasses.replace(config, samples="")
     output = files.run_destination(output, {"the model": model})
-    with run_folders.claim(output) as folder, disk_space.reported(folder):
+    with (
+        run_folders.claim(output) as folder,
+        disk_space.reported(folder),
+        randomness.kept(),
+    ):
         source = source_model.load(model, config)
         sampling.check(source, config.synthesis)
         return sampling.make(
