@@ -479,3 +479,10 @@ def test_a_tf_keras_model_is_read_without_leave_to_write(hdf5, tmp_path):
     os.chmod(path, 0o400)
     graph = loading.load(path)
     assert graph.inputs[0].dtype == tf.float32
+
+
+def test_the_version_that_wrote_a_file_is_told(archive, hdf5, tmp_path):
+    assert keras_files.version(archive) == keras.__version__
+    assert keras_files.version(hdf5).startswith("2.")
+    (tmp_path / "x").write_bytes(b"damaged")
+    assert not keras_files.version(tmp_path / "x")
