@@ -53,23 +53,19 @@ def main() -> int:
     """Runs the pipeline that the flags ask for; returns the exit code."""
     cli.require(flags.FLAGS, "saved_model")
     config = quantize_flags.pipeline_config(flags.FLAGS)
-    output = flags.FLAGS.output or default_output(
-        flags.FLAGS.saved_model, config.export
-    )
+    source = files.saved_model_folder(pathlib.Path(flags.FLAGS.saved_model))
+    model = str(source)
+    output = flags.FLAGS.output or default_output(model, config.export)
     logging.set_verbosity(max(logging.get_verbosity(), logging.INFO))
     # Wrong paths are told before TensorFlow is imported.
     if not config.export.simulated:
-        files.run_destination(
-            pathlib.Path(output), {"the model": flags.FLAGS.saved_model}
-        )
-    formats.identify(formats.located(pathlib.Path(flags.FLAGS.saved_model)))
+        files.run_destination(pathlib.Path(output), {"the model": model})
+    formats.identify(formats.located(source))
     stages.set_folder(files.run_folder(pathlib.Path(output)))
     with quiet.importing():
         from dsg_tf import pipeline, report
 
-    result = pipeline.quantize_model(
-        flags.FLAGS.saved_model, output=output, config=config
-    )
+    result = pipeline.quantize_model(model, output=output, config=config)
     with stages.within("report"):
         report.show(result.report)
     return 0 if result.passed else 2

@@ -15,6 +15,7 @@ from absl import flags, logging
 from dsg_tf.command_line import cli, quantize_flags
 from dsg_tf.config import needs
 from dsg_tf.core import files, quiet, stages
+from dsg_tf.graph.load import formats
 
 _USAGE = """
 Synthesises samples for a model, without data and without quantizing it.
@@ -53,6 +54,8 @@ def main() -> int:
     config = needs.complete(quantize_flags.model_and_samples_config(_FLAGS))
     output = pathlib.Path(_FLAGS.output or "samples.npz")
     logging.set_verbosity(max(logging.get_verbosity(), logging.INFO))
+    # Wrong paths are told before TensorFlow is imported.
+    formats.identify(formats.located(pathlib.Path(_FLAGS.saved_model)))
     stages.set_folder(files.run_folder(output))
     with quiet.importing():
         from dsg_tf import pipeline

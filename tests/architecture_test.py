@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 
 _ROOT = pathlib.Path(__file__).absolute().parent.parent
@@ -268,3 +269,37 @@ def test_light_commands_do_not_load_tensorflow(argv):
     loaded = _modules_loaded_by(*argv)
     assert "dsg_tf" in loaded
     assert loaded.isdisjoint({"tensorflow", "keras", "ai_edge_litert"})
+
+
+@pytest.mark.parametrize(
+    ("command", "flag"),
+    [
+        ("quantize", "saved_model"),
+        ("synthetic_samples", "saved_model"),
+        ("evaluate", "model"),
+    ],
+)
+def test_what_is_no_model_is_told_without_tensorflow(tmp_path, command, flag):
+    (tmp_path / "net.onnx").touch()
+    argv = [f"--{flag}={tmp_path}/net.onnx", f"--output={tmp_path}/out"]
+    if command == "evaluate":
+        data = tmp_path / "data.npz"
+        np.savez(data, images=np.zeros((2, 4, 4, 3), np.uint8), labels=[0, 1])
+        argv.append(f"--data={data}")
+    # An import of TensorFlow fails. Its time would not be seen on stderr,
+    # which commands capture meanwhile.
+    code = (
+        "import runpy, sys; sys.modules['tensorflow'] = None;"
+        f" runpy.run_module('dsg_tf.{command}', run_name='__main__')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *argv],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd=_ROOT,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert done.returncode == 1
+    assert "net.onnx: got an ONNX model" in done.stderr

@@ -102,7 +102,9 @@ def _model(values: flags.FlagValues, name: str, path: str) -> Model:
         )
     files.refuse_special(source, subject="--models", expected="a model")
     if source.suffix != _FLAGFILE:
-        stem = source.absolute()
+        # Of a SavedModel the whole folder is the content that counts.
+        path = _whole(path)
+        stem = pathlib.Path(path).absolute()
         is_file = stem.suffix in _MODEL_FILES
         return Model(
             name or (stem.stem if is_file else stem.name), path, values
@@ -136,4 +138,11 @@ def _model(values: flags.FlagValues, name: str, path: str) -> Model:
             got=f"--saved_model={own.saved_model}, which is not there",
             expected="the path of a model, from the folder of the command",
         )
-    return Model(name or source.stem, own.saved_model, own)
+    return Model(name or source.stem, _whole(own.saved_model), own)
+
+
+def _whole(path: str) -> str:
+    """A path as it is, or the SavedModel's folder for its saved_model.pb."""
+    source = pathlib.Path(path)
+    folder = files.saved_model_folder(source)
+    return path if folder == source else str(folder)

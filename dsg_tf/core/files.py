@@ -17,6 +17,9 @@ _RUN = ".run"
 # Limits of file systems: length of a name, and of a whole path.
 _NAME_BYTES = 255
 _PATH_BYTES = 3800
+# A SavedModel's message begins with schema version 1 and a graph; a GraphDef
+# with a node.
+SAVED_MODEL_MAGIC = b"\x08\x01\x12"
 _SAVED_MODEL = "saved_model.pb"
 _KERAS_MEMBERS = {"config.json", "model.weights.h5"}
 
@@ -132,6 +135,27 @@ def resolved(
         check_name(path, subject=subject)
     refuse_special(path, subject=subject, expected="a file's path")
     return path
+
+
+def saved_model_folder(path: pathlib.Path) -> pathlib.Path:
+    """The SavedModel's folder for its saved_model.pb; else the path itself.
+
+    Args:
+      path: a file or folder, also one that is not there.
+
+    Examples:
+      >>> saved_model_folder(pathlib.Path("net.keras")).name
+      'net.keras'
+    """
+    # A pipe of this name is no file, and is not opened.
+    if path.name != _SAVED_MODEL or not path.is_file():
+        return path
+    try:
+        with path.open("rb") as file:
+            head = file.read(len(SAVED_MODEL_MAGIC))
+    except OSError:
+        return path
+    return path.absolute().parent if head == SAVED_MODEL_MAGIC else path
 
 
 def check_name(path: pathlib.Path, *, subject: str = "--output") -> None:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dsg_tf.core import errors
-from dsg_tf.graph.load import model_files
+from dsg_tf.graph.load import formats, model_files
 from dsg_tf.tflite import rehearsal
 
 _EXPECTED = f"a .tflite file, {model_files.EXPECTED}"
@@ -73,6 +73,8 @@ def load_predictor(
         _refuse_choices(path, signature=signature, tags=",".join(tags))
         if source.suffix == ".tflite":
             return _tflite_predictor(path)
+    # What is no model is told before TensorFlow is imported.
+    formats.identify(formats.located(source))
     from dsg_tf.graph.load import loading
 
     graph = loading.load(

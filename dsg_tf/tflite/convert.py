@@ -27,6 +27,10 @@ _IO_DTYPES = {
     "uint8": tf.uint8,
     "int16": tf.int16,
 }
+# Operations that the converter names because a culprit reads them.
+_CARRIERS = frozenset({"Const", "Identity", "NoOp", "pseudo_const"})
+# Of the converter's own words in an error.
+_CAUSE_CHARACTERS = 160
 
 
 def to_float(
@@ -192,17 +196,21 @@ def _user_error(failure: Exception) -> errors.UserError:
             ops[record.operator.name.split(".", 1)[1]] = None
     if not ops:
         ops = dict.fromkeys(re.findall(r"'tfl?\.(\w+)' op ", str(failure)))
-    if ops:
+    culprits = sorted(ops.keys() - _CARRIERS)
+    if culprits:
         return errors.UserError(
             "model",
-            got="operations that TFLite cannot take: " + ", ".join(sorted(ops)),
+            got="operations that TFLite cannot take: " + ", ".join(culprits),
             expected="TFLite builtin operations",
             remedy="replace them, or end the model before them",
         )
     lines = [line for line in str(failure).splitlines() if line.strip()]
+    said = lines[0].strip() if lines else repr(failure)
+    if len(said) > _CAUSE_CHARACTERS:
+        said = said[: _CAUSE_CHARACTERS - 3] + "..."
     return errors.UserError(
         "model",
-        got=f"TFLiteConverter's refusal: {lines[0] if lines else failure!r}",
+        got=f"TFLiteConverter's refusal: {said}",
         expected="a graph that TFLiteConverter takes",
         remedy="--verbosity=1 prints its whole message",
     )

@@ -85,3 +85,14 @@ def test_flagfile_of_a_model_that_is_wrong_is_named(zoo, text, words):
     (zoo / "x.flags").write_text(text)
     with pytest.raises(errors.UserError, match=words):
         _models("--models=x.flags")
+
+
+def test_the_file_of_a_saved_model_stands_for_its_folder(zoo):
+    file = zoo / "b.v2" / "saved_model.pb"
+    file.write_bytes(b"\x08\x01\x12\x03")
+    (zoo / "one.flags").write_text("--saved_model=b.v2/saved_model.pb\n")
+    found = _models(f"--models={file},one.flags")
+    assert [(m.name, m.path) for m in found] == [
+        ("b.v2", str(zoo / "b.v2")),
+        ("one", str(zoo / "b.v2")),
+    ]

@@ -210,3 +210,12 @@ def test_io_types_are_those_of_the_activations():
                     convert.check_io_type(io_type, bits)
     with pytest.raises(errors.UserError, match="8, 16 or 32"):
         convert.check_io_type("float32", 4)
+
+
+def test_operations_that_are_no_culprits_are_not_named():
+    said = "error: 'tf.Const' op is\nerror: 'tf.StringJoin' op is neither"
+    text = str(convert._user_error(ValueError(said)))
+    assert "cannot take: StringJoin;" in text
+    text = str(convert._user_error(ValueError("'tf.Const' op " + "x" * 400)))
+    assert "refusal: 'tf.Const' op xx" in text
+    assert len(text) < 300

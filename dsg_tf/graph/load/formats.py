@@ -9,9 +9,10 @@ from __future__ import annotations
 import enum
 import os
 import pathlib
+import re
 import zipfile
 
-from dsg_tf.core import errors
+from dsg_tf.core import errors, files
 from dsg_tf.graph.load import model_files
 
 EXPECTED = model_files.EXPECTED
@@ -25,13 +26,20 @@ SAVED_MODEL_FILES = (
 _MAX_DEPTH = 3
 _SHOWN = 3
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
+# The text form of a GraphDef begins with one of its fields.
+_TEXT_GRAPH = re.compile(rb"\s*(#.*\s+)?(node|versions|library)\s*:?\s*\{")
 _WHOLE_MODEL = "save the whole model: model.export(path)"
+_LOAD_WEIGHTS = (
+    "build the model in Python, model.load_weights(path), then"
+    " model.save('model.keras')"
+)
 _CONVERT = "convert it to a SavedModel first"
 
 # Description and remedy of unsupported files, by suffix.
 _OTHER_FILES = {
     ".tflite": (
-        "a .tflite file, which is the result",
+        "a .tflite file, which is the result: no BatchNormalization is left in"
+        " it to draw samples from",
         "quantize the SavedModel or Keras model that it was made from",
     ),
     ".onnx": ("an ONNX model", f"{_CONVERT}, for instance with onnx2tf"),
@@ -39,7 +47,7 @@ _OTHER_FILES = {
     ".pth": ("a PyTorch model", _CONVERT),
     ".safetensors": ("weights without a graph", _CONVERT),
     ".mlmodel": ("a Core ML model", _CONVERT),
-    ".weights.h5": ("weights without a graph", _WHOLE_MODEL),
+    ".weights.h5": ("weights without an architecture", _LOAD_WEIGHTS),
     ".index": ("a checkpoint, weights without a graph", _WHOLE_MODEL),
     ".ckpt": ("a checkpoint, weights without a graph", _WHOLE_MODEL),
     ".data-00000-of-00001": (
@@ -47,7 +55,7 @@ _OTHER_FILES = {
         _WHOLE_MODEL,
     ),
     ".pbtxt": (
-        "a GraphDef",
+        "a GraphDef as text",
         "import it in a tf.function and tf.saved_model.save that",
     ),
     ".json": ("a JSON file, no weights", _WHOLE_MODEL),
@@ -74,11 +82,13 @@ def located(path: pathlib.Path) -> pathlib.Path:
       path: a file or folder.
 
     Returns:
-      The path itself, unless it is a folder that is no model.
+      The path itself, unless it is a folder that is no model, or the
+      saved_model.pb of a SavedModel, whose folder it is then.
 
     Raises:
       errors.UserError: several models lie below the folder.
     """
+    path = files.saved_model_folder(path)
     if not path.is_dir() or _is_model(path):
         return path
     model_files.check(path)
@@ -156,13 +166,7 @@ def _identify_folder(path: pathlib.Path) -> Format:
 
 
 def _identify_file(path: pathlib.Path) -> Format:
-    try:
-        with path.open("rb") as file:
-            head = file.read(16)
-    except OSError as error:
-        raise _unknown(
-            path, f"a file that cannot be read ({error.strerror})", ""
-        ) from error
+    head = _head(path)
     if path.name in SAVED_MODEL_FILES:
         raise _unknown(
             path, "a file of a SavedModel", f"pass its folder: {path.parent}"
@@ -172,6 +176,14 @@ def _identify_file(path: pathlib.Path) -> Format:
         suffix = ".weights.h5"
     if suffix in _OTHER_FILES:
         raise _unknown(path, *_OTHER_FILES[suffix])
+    if head.startswith(files.SAVED_MODEL_MAGIC) and suffix in (".pb", ""):
+        raise _unknown(
+            path,
+            "the graph of a SavedModel under another name",
+            "name it saved_model.pb, and pass its folder with variables/",
+        )
+    if suffix == ".pb" and _TEXT_GRAPH.match(head):
+        raise _unknown(path, *_OTHER_FILES[".pbtxt"])
     if suffix == ".pb":
         return Format.GRAPH_DEF
     if head[4:8] == b"TFL3":
@@ -194,6 +206,17 @@ def _identify_file(path: pathlib.Path) -> Format:
         )
     kind = f"a {suffix} file" if suffix else "a file of no known kind"
     raise _unknown(path, kind, "")
+
+
+def _head(path: pathlib.Path) -> bytes:
+    """The first bytes of a file, which tell its format."""
+    try:
+        with path.open("rb") as file:
+            return file.read(64)
+    except OSError as error:
+        raise _unknown(
+            path, f"a file that cannot be read ({error.strerror})", ""
+        ) from error
 
 
 def _identify_archive(path: pathlib.Path, suffix: str) -> Format:

@@ -7,6 +7,7 @@ the storage of the weights, and the config (`keras_config`).
 from __future__ import annotations
 
 import contextlib
+import json
 import pathlib
 import zipfile
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from dsg_tf.graph.load import (
 )
 
 CONFIG = "config.json"
+_METADATA = "metadata.json"
 _WEIGHTS = "model.weights.h5"
 # A member that grows more than this was packed to be one that does: Keras
 # stores its members as they are.
@@ -70,6 +72,30 @@ def check(path: pathlib.Path, kind: formats.Format) -> None:
     keras_config.check(config, subject)
     keras_layer_graph.check(config, subject)
     _refuse_sizes(config, numbers, subject)
+
+
+def version(path: pathlib.Path) -> str:
+    """The version of Keras that wrote a .keras or .h5 file, such as `2.15.0`.
+
+    Args:
+      path: a file that `check` let pass.
+
+    Returns:
+      The version; empty where the file does not say it.
+    """
+    try:
+        if zipfile.is_zipfile(path):
+            with (
+                zipfile.ZipFile(path) as archive,
+                archive.open(_METADATA) as member,
+            ):
+                found = json.loads(member.read(_SMALL))
+            return str(found.get("keras_version", ""))
+        with hdf5_files.open_member(path) as file:
+            text = hdf5_files.attribute(file, "keras_version", limit=_ANY)
+        return (text or b"").decode()
+    except Exception:  # It only words an error: each damage has its own kind.
+        return ""
 
 
 @contextlib.contextmanager

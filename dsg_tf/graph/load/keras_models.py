@@ -75,10 +75,12 @@ def _load_checked(path: pathlib.Path):
     try:
         return tf_keras.models.load_model(path, compile=False, safe_mode=True)
     except Exception as error:
+        # The library that wrote the file has the better cause.
+        is_of_2 = keras_files.version(path).startswith("2.")
+        cause = _say(error if is_of_2 else first_error)
         raise errors.UserError(
             str(path),
-            got=f"a file that neither Keras 3 ({_say(first_error)}) nor"
-            f" tf_keras ({_say(error)}) can read",
+            got=f"a file that neither Keras 3 nor tf_keras can read ({cause})",
             expected="a whole Keras model of built-in layers",
             remedy=keras_config.LIVE_OR_SAVED_MODEL,
         ) from first_error

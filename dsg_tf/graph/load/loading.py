@@ -121,7 +121,7 @@ def _find(
     if isinstance(model, str | os.PathLike):
         path = formats.located(pathlib.Path(model))
         if path != pathlib.Path(model):
-            logging.info("%s holds one model: %s", model, path)
+            logging.info("the model of %s is %s", model, path)
         kind = formats.identify(path)
         if kind is formats.Format.GRAPH_DEF:
             _refuse_choices(str(path), signature=signature, tags=tags)

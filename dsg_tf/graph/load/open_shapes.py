@@ -37,11 +37,12 @@ def complete(
         given = {}
     elif not isinstance(given, Mapping):
         if len(names) > 1:
+            sizes = example(graph.inputs[0].shape)
             raise errors.UserError(
                 "--input_shape",
                 got="one shape without a name",
                 expected=f"a shape by name; the inputs are {', '.join(names)}",
-                remedy=f"for instance --input_shape={names[0]}=224,224,3",
+                remedy=f"for instance --input_shape={names[0]}={sizes}",
             )
         given = {names[0]: given}
     for name in given:

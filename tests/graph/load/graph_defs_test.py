@@ -129,3 +129,13 @@ def test_layers_may_have_names_that_are_no_scopes():
     graph = loading.load(model)
     assert [p.name for p in graph.outputs] == ["_x y"]
     assert [layer.name for layer in model.layers] == names
+
+
+def test_the_file_of_a_saved_model_stands_for_its_folder(tmp_path):
+    path = tmp_path / "saved_model.pb"
+    path.write_bytes(b"\x08\x01\x12\x03")
+    assert formats.located(path) == tmp_path
+    assert formats.identify(tmp_path) is formats.Format.SAVED_MODEL
+    # A GraphDef of this name is none.
+    path.write_bytes(b"\x0a\x03")
+    assert formats.located(path) == path

@@ -16,7 +16,13 @@ import tensorflow as tf
 import tf_keras
 
 from dsg_tf.core import errors, memory
-from dsg_tf.graph.load import hdf5_files, keras_config, keras_files, loading
+from dsg_tf.graph.load import (
+    hdf5_files,
+    keras_config,
+    keras_files,
+    keras_models,
+    loading,
+)
 
 
 def _net(library):
@@ -479,3 +485,22 @@ def test_a_tf_keras_model_is_read_without_leave_to_write(hdf5, tmp_path):
     os.chmod(path, 0o400)
     graph = loading.load(path)
     assert graph.inputs[0].dtype == tf.float32
+
+
+def test_the_version_that_wrote_a_file_is_told(archive, hdf5, tmp_path):
+    assert keras_files.version(archive) == keras.__version__
+    assert keras_files.version(hdf5).startswith("2.")
+    (tmp_path / "x").write_bytes(b"damaged")
+    assert not keras_files.version(tmp_path / "x")
+
+
+def test_the_library_that_wrote_a_file_has_the_word(archive, hdf5, monkeypatch):
+    for library in (keras, tf_keras):
+
+        def fail(*_, said=f"{library.__name__} says no", **__):
+            raise ValueError(f"{said}\nand half a page more")
+
+        monkeypatch.setattr(library.models, "load_model", fail)
+    for path, said in ((archive, "keras says no"), (hdf5, "tf_keras says no")):
+        with pytest.raises(errors.UserError, match=rf"read \({said}\);"):
+            keras_models._load_checked(path)

@@ -362,7 +362,11 @@ class TestPathsThatAreNoModel:
         [
             ("m.tflite", b"\x1c\0\0\0TFL3", "which is the result"),
             ("noname", b"\x1c\0\0\0TFL3", "which is the result"),
+            ("m.tflite", b"\x1c\0\0\0TFL3", "no BatchNormalization is left"),
             ("m.onnx", b"\x08\x07", "onnx2tf"),
+            ("m.pb", b"\x08\x01\x12\x03", "name it saved_model.pb"),
+            ("m.pb", b'node {\n  name: "x"', "a GraphDef as text"),
+            ("m.weights.h5", b"\x89HDF\r\n\x1a\n", "model.load_weights"),
             ("m.pt", b"PK\x03\x04", "PyTorch"),
             ("m.pb", b"\x0a", "frozen GraphDef"),
             ("saved_model.pb", b"\x0a", "pass its folder"),
