@@ -81,7 +81,8 @@ def build(
         layers,
         min_agreement=config.min_agreement,
         min_sqnr_db=config.min_sqnr_db,
-        bits_off=_unsettled(rounds),
+        # Whoever says where inputs lie knows better than BN's statistics.
+        bits_off=0.0 if config.input_range else _unsettled(rounds),
     )
     return {
         "dsg_tf": dsg_tf.__version__,

@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from absl import logging
 
 from dsg_tf.analysis import (
     bn_statistics,
@@ -56,6 +57,9 @@ MIN_FIT_QUALITY = 0.5
 
 # Deviations by feature are used where the largest is so many times the least.
 _UNLIKE = 4.0
+
+# So many times another deviation is no matter of other images.
+_CONTRADICTION = 10.0
 
 # An image of less than this share of the variance that BN saw is next to none.
 _LEAST_VARIANCE = 0.1
@@ -308,7 +312,29 @@ def _within(
             source=given.source,
             bounds_follow=False,
         )
+    _warn_of_contradiction(evidence, given, bounds)
     return given
+
+
+def _warn_of_contradiction(
+    evidence: InputDomain, given: InputDomain, bounds: tuple[float, float]
+) -> None:
+    """Tells the log where the model saw inputs of quite another scale."""
+    if evidence.source == InputDomain.source or (
+        evidence.quality < MIN_FIT_QUALITY
+    ):
+        return
+    seen = float(np.median(evidence.deviation))
+    ratio = seen / float(np.median(given.deviation))
+    if not 1 / _CONTRADICTION < ratio < _CONTRADICTION:
+        logging.warning(
+            "--input_range=%g,%g: the model saw inputs of deviation %.3g (%s),"
+            " which a range of %.3g times this width has",
+            *bounds,
+            seen,
+            evidence.source,
+            ratio,
+        )
 
 
 def _from_graph(graph: ir.Graph, port: ir.Port, layers) -> InputDomain:

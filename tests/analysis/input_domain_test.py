@@ -339,3 +339,15 @@ def test_without_evidence_the_standard_normal_is_assumed():
 def test_images_are_told_by_their_shape(shape, wanted):
     port = type("Port", (), {"shape": shape})
     assert input_domain.is_image(port) is wanted
+
+
+@pytest.mark.parametrize(
+    ("bounds", "warned"),
+    [((0.0, 255.0), True), ((0.0, 0.01), True), ((0.0, 1.0), False)],
+)
+def test_a_range_that_contradicts_the_model_is_warned_of(
+    bounds, warned, caplog
+):
+    with caplog.at_level("WARNING", logger="absl"):
+        _trained(lambda x: x, [0.5, 0.4, 0.3], 0.25, user_range=bounds)
+    assert ("--input_range" in caplog.text) == warned
