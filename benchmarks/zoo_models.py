@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from benchmarks import cases
+from dsg_tf.analysis import bn_statistics
+from dsg_tf.graph.load import loading
 from dsg_tf.samples import labelled_images
 
 Arrays = Mapping[str, np.ndarray]
@@ -131,13 +133,18 @@ def _characters(shared: pathlib.Path, tuning: bool) -> Arrays:
 
 
 def _sleep(shared: pathlib.Path, tuning: bool) -> np.ndarray:
-    """(40, 21, 36): features of unit deviation that change slowly."""
-    del shared
+    """(40, 21, 36): features that change slowly, of the moments they had.
+
+    The model's first layer normalizes them, and so knows their units.
+    """
+    path = shared / "models" / "zoo" / "sleepecg_gru" / "classifier.keras"
+    graph = loading.load(str(path), input_shapes=(21, 36))
+    (norm,) = bn_statistics.find(graph)
     rng = np.random.default_rng(300 + tuning)
     steps = rng.normal(size=(40, 21, 36))
     for t in range(1, 21):
         steps[:, t] = 0.9 * steps[:, t - 1] + 0.19**0.5 * steps[:, t]
-    return steps.astype(np.float32)
+    return (norm.mean + np.sqrt(norm.variance) * steps).astype(np.float32)
 
 
 def _mel(shared: pathlib.Path, tuning: bool) -> np.ndarray:
