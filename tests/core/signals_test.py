@@ -193,6 +193,9 @@ def test_signal_before_the_first_import_is_one_line(
 @pytest.mark.parametrize("module", ["quantize", "synthetic_samples"])
 def test_signal_in_the_import_of_tensorflow_is_one_line(tmp_path, module):
     before = _slow_module(tmp_path, "tensorflow")
+    # A path without a model is refused before TensorFlow is imported.
+    (tmp_path / "net").mkdir()
+    (tmp_path / "net" / "saved_model.pb").touch()
     process = _start(
         "-m",
         f"dsg_tf.{module}",
