@@ -83,6 +83,7 @@ def build(
         min_sqnr_db=config.min_sqnr_db,
         # Whoever says where inputs lie knows better than BN's statistics.
         bits_off=0.0 if config.input_range else _unsettled(rounds),
+        cosine=diverse.median["cosine"] if rounds else None,
     )
     return {
         "dsg_tf": dsg_tf.__version__,

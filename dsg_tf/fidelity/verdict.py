@@ -17,6 +17,8 @@ from dsg_tf.fidelity import output_kinds
 LEAST_SQNR_DB = 10.0
 # Ranges that are further off cost more than the least significant bit.
 MOST_BITS_OFF = 1.0
+# Images of networks that classify them have a cosine around 0 to 0.7.
+MOST_ALIKE = 0.95
 # Layers and channels that one line names.
 _NAMED = 3
 
@@ -52,6 +54,7 @@ def judge(
     min_agreement: float = 0.0,
     min_sqnr_db: float | None = None,
     bits_off: float = 0.0,
+    cosine: float | None = None,
 ) -> Verdict:
     """Judges a run.
 
@@ -63,6 +66,8 @@ def judge(
         it is not asked for, and below `LEAST_SQNR_DB` a result is doubtful.
       bits_off: of synthesised samples that were to settle and did not, how far
         the ranges that they give lie off BatchNorm's, in bits; else 0.
+      cosine: of two synthesised samples at a BN layer, the median; None where
+        nothing was synthesised.
 
     Examples:
       >>> import numpy as np
@@ -93,6 +98,11 @@ def judge(
             f" {bits_off:.1f} bits off: these are not what the model sees, or"
             " its inputs lie elsewhere; give --input_range, or --samples of"
             " your own"
+        )
+    if cosine is not None and cosine > MOST_ALIKE:
+        notes.append(
+            f"the samples are much alike (cosine {cosine:.2f}); inputs that"
+            " vary more leave their ranges: --samples of your own would tell"
         )
     agreement = min((o.agreement for o in outputs.values()), default=0.0)
     missed = []

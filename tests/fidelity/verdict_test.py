@@ -225,3 +225,10 @@ def test_samples_that_do_not_reach_batch_norm_are_doubtful():
     assert not found.passed
     assert "1.3 bits off" in found.doubts[0]
     assert "--input_range" in found.doubts[0]
+
+
+def test_samples_that_are_much_alike_are_noted_and_pass():
+    assert not verdict.judge({}, [], cosine=0.9).notes
+    found = verdict.judge({}, [], cosine=0.99)
+    assert found.passed
+    assert "much alike (cosine 0.99)" in found.notes[0]
