@@ -281,14 +281,10 @@ def summary(report: Mapping) -> list[str]:
 def _float_lines(operations: Sequence[Mapping]) -> list[str]:
     """Which operations stay float, and why the ends of the model do."""
     names = sorted({row["operation"] for row in operations})
-    reasons = {
-        f"{row['operation']} ({row['reason']})"
-        for row in operations
-        if row["reason"] and not row["reason"].startswith(("behind", "before"))
-    }
+    reasons = sorted({row["reason"] for row in operations} - {""})
     lines = [f"still float ({len(operations)}): {', '.join(names)}"]
     if reasons:
-        lines.append("float because of " + "; ".join(sorted(reasons)[:3]))
+        lines.append("float because of " + "; ".join(reasons[:3]))
     return lines
 
 

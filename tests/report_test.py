@@ -104,15 +104,15 @@ def test_summary_lists_what_stays_float_once_and_sorted():
                 {"operation": op, "tensor": "t", "reason": reason}
                 for op, reason in (
                     ("SIN", ""),
-                    ("ERF", "no integer form"),
-                    ("SIN", "behind ERF: no integer form"),
+                    ("ERF", "ERF: no integer form"),
+                    ("SIN", "ERF: no integer form"),
                 )
             ]
         )
     )
     assert lines[-2:] == [
         "still float (3): ERF, SIN",
-        "float because of ERF (no integer form)",
+        "float because of ERF: no integer form",
     ]
 
 

@@ -48,7 +48,7 @@ def without(graph: ir.Graph) -> ir.Graph:
       The graph, with `ranges` of the tensors that were fake-quantized; itself
       where it has none.
     """
-    fakes = [node for node in graph if _ends(node) is not None]
+    fakes = [node for node in graph if _is_fake(node)]
     if not fakes:
         return graph
     weights = [node for node in fakes if graph.is_constant(node.output)]
@@ -57,57 +57,34 @@ def without(graph: ir.Graph) -> ir.Graph:
         node.name: ir.Node.constant(node.name, values[node.output])
         for node in weights
     }
-    instead, ranges = {}, dict(graph.ranges)
+    instead, ranges = {}, {}
     for node in fakes:
-        if node.name in nodes:
-            continue
-        bounds = _bounds(graph, node)
-        if bounds is None:
-            continue
-        instead[node.output] = node.inputs[0]
-        ranges[node.inputs[0]] = bounds
-
-    def behind(tensor: str) -> str:
-        while tensor in instead:
-            tensor = instead[tensor]
-        return tensor
-
-    for node in graph:
-        if any(tensor in instead for tensor in node.inputs):
-            nodes[node.name] = node.with_inputs(map(behind, node.inputs))
-    return graph.replace_nodes(
-        nodes,
-        outputs=[
-            ir.Port(p.name, behind(p.tensor), p.dtype, p.shape)
-            for p in graph.outputs
-        ],
-        ranges={behind(tensor): bounds for tensor, bounds in ranges.items()},
-    )
+        bounds = None if node.name in nodes else _bounds(graph, node)
+        if bounds is not None:
+            instead[node.output] = node.inputs[0]
+            ranges[node.inputs[0]] = bounds
+    # Of two in a row the first one's range is the tensor's.
+    known = {t: bounds for t, bounds in ranges.items() if t not in instead}
+    return graph.redirected(instead, nodes=nodes, ranges=known)
 
 
-def _ends(node: ir.Node) -> tuple[str, str] | None:
-    """The inputs that hold both ends of a node's range; () for attributes."""
-    if node.op.endswith("Gradient"):
-        return None
-    if node.op == f"{_PREFIX}Args":
-        return ("", "")
-    if node.op.startswith(_PREFIX) or (
-        node.op.startswith(_ROUNDING) and node.attr("range_given", False)
-    ):
-        return node.inputs[1], node.inputs[2]
-    return None
+def _is_fake(node: ir.Node) -> bool:
+    """Whether a node rounds to a grid whose ends it is given."""
+    if node.op.startswith(_PREFIX):
+        return not node.op.endswith("Gradient")
+    return node.op.startswith(_ROUNDING) and node.attr("range_given", False)
 
 
 def _bounds(graph: ir.Graph, node: ir.Node) -> qtypes.TensorRange | None:
     """A node's range, where it is one for the whole tensor and constant."""
     if node.op == f"{_PREFIX}Args":
-        low, high = node.attr("min", -6.0), node.attr("max", 6.0)
-    else:
-        ends = _ends(node)
-        if not all(graph.is_constant(tensor) for tensor in ends):
-            return None
-        found = evaluation.evaluate(graph, ends)
-        low, high = (np.asarray(found[tensor]) for tensor in ends)
-        if low.size != 1 or high.size != 1:
-            return None
+        return qtypes.TensorRange(
+            node.attr("min", -6.0), node.attr("max", 6.0)
+        ).with_zero()
+    ends = node.inputs[1:3]
+    if not all(graph.is_constant(tensor) for tensor in ends):
+        return None
+    low, high = evaluation.evaluate(graph, ends).values()
+    if np.size(low) != 1 or np.size(high) != 1:
+        return None
     return qtypes.TensorRange(float(low), float(high)).with_zero()

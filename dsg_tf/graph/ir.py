@@ -379,6 +379,40 @@ class Graph:
             ranges=self.ranges if ranges is None else ranges,
         )
 
+    def redirected(
+        self,
+        instead: Mapping[str, str],
+        *,
+        nodes: Mapping[str, Node] | None = None,
+        ranges: Mapping[str, qtypes.TensorRange] | None = None,
+    ) -> Graph:
+        """A new graph that reads other tensors in the place of some.
+
+        Args:
+          instead: the tensor to read, by the tensor that was read; chains are
+            followed.
+          nodes: nodes to replace or add, by name.
+          ranges: as for `replace_nodes`.
+        """
+
+        def now(tensor: str) -> str:
+            while tensor in instead:
+                tensor = instead[tensor]
+            return tensor
+
+        changed = {
+            name: node.with_inputs(map(now, node.inputs))
+            for name, node in {**self.nodes, **(nodes or {})}.items()
+        }
+        return self.replace_nodes(
+            changed,
+            outputs=[
+                dataclasses.replace(port, tensor=now(port.tensor))
+                for port in self.outputs
+            ],
+            ranges=ranges,
+        )
+
     def to_graph_def(self) -> tf.compat.v1.GraphDef:
         graph_def = tf.compat.v1.GraphDef()
         graph_def.versions.producer = tf.version.GRAPH_DEF_VERSION

@@ -7,6 +7,7 @@ float32, and quantization starts from float32.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Container
 
 import numpy as np
@@ -41,26 +42,14 @@ def in_float32(graph: ir.Graph) -> ir.Graph:
         node.name: ir.Node.from_def(_converted(node.definition, functions))
         for node in graph
     }
-    sources = {
-        name: node.inputs[0]
-        for name, node in nodes.items()
-        if _casts_nothing(node)
-    }
-
-    def behind(tensor: str) -> str:
-        while ir.node_name(tensor) in sources:
-            tensor = sources[ir.node_name(tensor)]
-        return tensor
-
-    return ir.Graph.build(
-        [
-            node.with_inputs(map(behind, node.inputs))
-            for name, node in nodes.items()
-            if name not in sources
-        ],
-        inputs=[_port(p, p.tensor) for p in graph.inputs],
-        outputs=[_port(p, behind(p.tensor)) for p in graph.outputs],
+    converted = ir.Graph.build(
+        nodes.values(),
+        inputs=map(_port, graph.inputs),
+        outputs=map(_port, graph.outputs),
         library=_library(library, functions) if functions else None,
+    )
+    return converted.redirected(
+        {n.output: n.inputs[0] for n in converted if _casts_nothing(n)}
     )
 
 
@@ -102,9 +91,9 @@ def _casts_nothing(node: ir.Node) -> bool:
     )
 
 
-def _port(port: ir.Port, tensor: str) -> ir.Port:
+def _port(port: ir.Port) -> ir.Port:
     dtype = tf.float32 if port.dtype in _OTHERS else port.dtype
-    return ir.Port(port.name, tensor, dtype, port.shape)
+    return dataclasses.replace(port, dtype=dtype)
 
 
 def _renamed(function: str) -> str:

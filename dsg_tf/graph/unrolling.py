@@ -8,6 +8,7 @@ of a list as tensors of their own. The network computes the same.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -24,6 +25,10 @@ _LISTS = frozenset(
         *("TensorListLength", "TensorListPushBack", "TensorListReserve"),
         *("TensorListSetItem", "TensorListStack"),
     }
+)
+# A number says which element, or how many there are.
+_NUMBERED = frozenset(
+    {"TensorListGetItem", "TensorListReserve", "TensorListSetItem"}
 )
 # What they tell depends on the shape of what they read alone.
 _SHAPES = frozenset({"Rank", "Shape", "ShapeN", "Size"})
@@ -97,15 +102,17 @@ class _Function:
                 queue += self._inputs.get(name, ())
         return {i for i, name in enumerate(self.arguments) if name in seen}
 
+    @functools.cached_property
+    def _session(self) -> tf.compat.v1.Session:
+        graph = tf.Graph()
+        with graph.as_default():
+            tf.graph_util.import_graph_def(self.graph_def, name="")
+        return tf.compat.v1.Session(graph=graph)
+
     def evaluate(
         self, tensors: Sequence[str], values: Mapping[int, np.ndarray]
     ) -> list[np.ndarray]:
         """Values of tensors that depend on the arguments given alone."""
-        if not hasattr(self, "_session"):
-            graph = tf.Graph()
-            with graph.as_default():
-                tf.graph_util.import_graph_def(self.graph_def, name="")
-            self._session = tf.compat.v1.Session(graph=graph)
         feeds = {f"{self.arguments[i]}:0": value for i, value in values.items()}
         return self._session.run(list(tensors), feed_dict=feeds)
 
@@ -208,8 +215,9 @@ def _without_lists(graph: ir.Graph) -> ir.Graph:
     the graph stays as it is.
     """
     lists = [node for node in graph if node.op in _LISTS]
-    numbers = _numbers(graph, lists)
-    if any(node.inputs[1] not in numbers for node in lists if _indexed(node)):
+    wanted = [node.inputs[1] for node in lists if node.op in _NUMBERED]
+    numbers = _fixed(graph, wanted)
+    if not numbers.keys() >= set(wanted):
         return graph
     lengths = _lengths(graph, lists)
     elements: dict[str, tuple[str | None, ...]] = {}
@@ -248,24 +256,7 @@ def _without_lists(graph: ir.Graph) -> ir.Graph:
                 return graph
             new[node.name] = _pack(graph, node, held)
 
-    def behind(tensor: str) -> str:
-        while tensor in instead:
-            tensor = instead[tensor]
-        return tensor
-
-    nodes = {
-        node.name: node.with_inputs(map(behind, node.inputs))
-        for node in (*graph, *new.values())
-    }
-    return ir.Graph.build(
-        nodes.values(),
-        inputs=graph.inputs,
-        outputs=[
-            ir.Port(p.name, behind(p.tensor), p.dtype, p.shape)
-            for p in graph.outputs
-        ],
-        library=graph.library,
-    )
+    return graph.redirected(instead, nodes=new)
 
 
 def _unpack(graph: ir.Graph, node: ir.Node, count: int) -> ir.Node:
@@ -282,20 +273,6 @@ def _unpack(graph: ir.Graph, node: ir.Node, count: int) -> ir.Node:
 def _pack(graph: ir.Graph, node: ir.Node, held: Sequence[str]) -> ir.Node:
     dtype = tf.as_dtype(node.attr("element_dtype"))
     return ir.Node.of(node.name, "Pack", held, N=len(held), axis=0, T=dtype)
-
-
-def _numbers(
-    graph: ir.Graph, lists: Iterable[ir.Node]
-) -> dict[str, np.ndarray]:
-    """Values of indices into lists, and of their lengths."""
-    return _fixed(graph, [n.inputs[1] for n in lists if _indexed(n)])
-
-
-def _indexed(node: ir.Node) -> bool:
-    """Whether a number says which element, or how many there are."""
-    return node.op in (
-        *("TensorListGetItem", "TensorListReserve", "TensorListSetItem"),
-    )
 
 
 def _lengths(graph: ir.Graph, lists: Iterable[ir.Node]) -> dict[str, int]:

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from dsg_tf.tflite import flatbuffer, lowering, weights
+from dsg_tf.tflite import flatbuffer, op_writer, weights
 
 # Columns whose reaches differ less lose two bits at most.
 _GREATEST_RATIO = 4.0
@@ -53,7 +53,7 @@ def equalized(
     """
     view = flatbuffer.read(float_tflite)
     names = {t.index: name for name, t in view.input_names().items()}
-    writer = lowering.Writer(view)
+    writer = op_writer.OpWriter(view)
     changed = False
     for op in view.ops:
         source = _input_of(view, op)
@@ -105,7 +105,7 @@ def _fits(
 
 
 def _rescale(
-    writer: lowering.Writer,
+    writer: op_writer.OpWriter,
     op: flatbuffer.Op,
     mean: np.ndarray,
     deviation: np.ndarray,

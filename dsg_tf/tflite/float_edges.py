@@ -11,18 +11,16 @@ all operations before it, in the postprocessing (the tail) with all after it.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
 from dsg_tf.quant import qtypes
-from dsg_tf.tflite import flatbuffer, op_support, weights
+from dsg_tf.tflite import feature_scales, flatbuffer, op_support, weights
 
 # In a concatenation, an operand whose range is a quarter of the common range
 # keeps 6 of 8 bits.
-_GREATEST_RATIO_8 = 4.0
-# The same resolution at 16 bits.
-_GREATEST_RATIO_16 = 4.0 * 2.0**8
+_GREATEST_RATIO = 4.0
 _JOINS = frozenset({"CONCATENATION", "PACK"})
 # Operations of a normalization, and those that may occur between them.
 _NORMALIZING = frozenset(
@@ -79,40 +77,60 @@ def find(
     """
     head: dict[int, str] = {}
     tail: dict[int, str] = {}
-    for op, reason in _tail_seeds(view, activation_bits, ranges):
-        region = _reached(view, op, forward=True)
-        if not any(_has_weights(view, other) for other in region):
-            for other in region:
-                tail.setdefault(other.index, f"behind {op.name}: {reason}")
-            tail[op.index] = reason
-    for op, reason in _head_seeds(view, activation_bits):
-        region = _reached(view, op, forward=False)
-        if op.name in ("DIV", "LOG", "MUL"):
+    for seed in _tail_seeds(view, activation_bits, ranges):
+        region = _reached(view, seed.op, forward=True)
+        if not any(_has_weights(view, op) for op in region):
+            tail |= dict.fromkeys((op.index for op in region), seed.reason)
+    for seed in _head_seeds(view, activation_bits):
+        region = _reached(view, seed.op, forward=False)
+        if seed.normalized:
             region += _normalization(view, region)
-        linear = not any(other.name in _ACTIVATIONS for other in region)
-        weighted = any(_has_weights(view, other) for other in region)
-        if op.index in tail or not linear or (weighted and op.name != "LOG"):
-            continue
-        for other in region:
-            head.setdefault(other.index, f"before {op.name}: {reason}")
-        head[op.index] = reason
+        if (
+            seed.op.index not in tail
+            and not any(op.name in _ACTIVATIONS for op in region)
+            and (seed.weights or not any(_has_weights(view, o) for o in region))
+        ):
+            head |= dict.fromkeys((op.index for op in region), seed.reason)
     return FloatEdges(head, tail)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Seed:
+    """An operation that should not be quantized.
+
+    Attributes:
+      op: the operation.
+      reason: why, with its name.
+      normalized: whether the operations that normalize its result stay float
+        with it.
+      weights: whether linear operations with weights may stand before it: a
+        Fourier or mel transform.
+    """
+
+    op: flatbuffer.Op
+    reason: str
+    normalized: bool = False
+    weights: bool = False
+
+    @classmethod
+    def of(cls, op: flatbuffer.Op, why: str, **fields: bool) -> _Seed:
+        return cls(op, f"{op.name}: {why}", **fields)
 
 
 def _tail_seeds(
     view: flatbuffer.Model,
     activation_bits: int,
     ranges: Mapping[str, qtypes.TensorRange] | None,
-) -> Iterable[tuple[flatbuffer.Op, str]]:
+) -> Iterator[_Seed]:
+    greatest = _GREATEST_RATIO * 2.0 ** (activation_bits - 8)
     for op in view.ops:
         reason = _no_integer_form(view, op, activation_bits)
         if reason:
-            yield op, reason
+            yield _Seed.of(op, reason)
         elif op.name in _JOINS and ranges:
             ratio = _range_ratio(view, op, ranges)
-            bits8 = activation_bits == 8
-            if ratio > (_GREATEST_RATIO_8 if bits8 else _GREATEST_RATIO_16):
-                yield (
+            if ratio > greatest:
+                yield _Seed.of(
                     op,
                     f"joins parts whose ranges differ {ratio:.0f}-fold, which"
                     " one scale cannot hold",
@@ -121,15 +139,22 @@ def _tail_seeds(
 
 def _head_seeds(
     view: flatbuffer.Model, activation_bits: int
-) -> Iterable[tuple[flatbuffer.Op, str]]:
+) -> Iterator[_Seed]:
     for op in view.ops:
         reason = _no_integer_form(view, op, activation_bits)
         if reason:
-            yield op, reason
+            yield _Seed.of(op, reason)
         elif op.name == "LOG" and _is_of_a_power(view, op):
-            yield op, "the logarithm of a power, which spans many decades"
-        elif op.name in ("DIV", "MUL") and _unlike_factors(view, op):
-            yield op, "brings features of unlike scale to one"
+            yield _Seed.of(
+                op,
+                "the logarithm of a power, which spans many decades",
+                normalized=True,
+                weights=True,
+            )
+        elif op.name == "MUL" and _scales_unlike_columns(view, op):
+            yield _Seed.of(
+                op, "brings columns of unlike scale to one", normalized=True
+            )
 
 
 def _no_integer_form(
@@ -158,16 +183,48 @@ def _range_ratio(
     return max(widths) / min(widths) if widths else 1.0
 
 
-def _unlike_factors(view: flatbuffer.Model, op: flatbuffer.Op) -> bool:
-    """Whether each feature, on the last axis, has a factor of its own."""
+def _scales_unlike_columns(view: flatbuffer.Model, op: flatbuffer.Op) -> bool:
+    """Whether a MUL normalizes columns that one scale cannot hold.
+
+    x * f + b, or (x - m) * f, brings columns of mean m = -b / f and deviation
+    1 / f to mean 0 and deviation 1.
+    """
+    factor = _column_constant(view, op)
+    if factor is None:
+        return False
+    with np.errstate(divide="ignore"):
+        deviation = 1 / np.abs(factor)
+    before = [view.producers[i] for i in op.inputs if i in view.producers]
+    after = view.consumers[op.outputs[0]]
+    mean = np.zeros(len(factor))
+    for shift in (*before, *after):
+        added = None
+        if shift.name in ("ADD", "SUB"):
+            added = _column_constant(view, shift)
+        if added is not None:
+            mean = np.abs(added) if shift in before else added * deviation
+            break
+    # A factor of 0 takes its column away.
+    used = factor != 0
+    return feature_scales.unlike(mean[used], deviation[used])
+
+
+def _column_constant(
+    view: flatbuffer.Model, op: flatbuffer.Op
+) -> np.ndarray | None:
+    """The constant operand, a value for each column or one for all, (C,)."""
+    columns = view.tensors[op.outputs[0]].shape[-1:]
     for index in op.inputs:
         tensor = view.tensors[index]
-        if not tensor.constant or tensor.dtype != "float32":
-            continue
-        factors = np.abs(view.constant(tensor))
-        if factors.ndim and 1 < factors.size == factors.shape[-1]:
-            return bool(factors.max() > _GREATEST_RATIO_8 * factors.min())
-    return False
+        if (
+            tensor.constant
+            and tensor.dtype == "float32"
+            and columns
+            and int(np.prod(tensor.shape)) in (1, columns[0])
+        ):
+            values = view.constant(tensor).astype(np.float64).reshape(-1)
+            return np.broadcast_to(values, columns)
+    return None
 
 
 def _is_of_a_power(view: flatbuffer.Model, op: flatbuffer.Op) -> bool:

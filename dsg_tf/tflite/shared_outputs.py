@@ -16,13 +16,6 @@ from ai_edge_litert import schema_py_generated as schema
 from dsg_tf.quant import qtypes
 from dsg_tf.tflite import flatbuffer
 
-_TYPES = {
-    "float32": schema.TensorType.FLOAT32,
-    "int8": schema.TensorType.INT8,
-    "uint8": schema.TensorType.UINT8,
-    "int16": schema.TensorType.INT16,
-}
-
 
 def find(view: flatbuffer.Model) -> frozenset[int]:
     """Indices of computed model outputs that operations also read."""
@@ -73,10 +66,11 @@ def converted(
     """
     graph = raw.subgraphs[0]
     tensor = graph.tensors[index]
-    if params is None or tensor.type == _TYPES[io_type]:
+    dtype = getattr(schema.TensorType, io_type.upper())
+    if params is None or tensor.type == dtype:
         return index
     result = copy.copy(tensor)
-    result.type = _TYPES[io_type]
+    result.type = dtype
     result.buffer = 0
     result.quantization = None
     if io_type != "float32":

@@ -80,3 +80,22 @@ def test_another_layer_in_between_ends_the_columns():
     after = feature_scales.equalized(before, {"x": (_MEAN, _DEVIATION)})
     names = [op.name for op in flatbuffer.read(after).ops]
     assert names.count("SUB") <= 1
+
+
+def test_columns_of_unlike_mean_and_like_deviation_are_centred_in_float():
+    mean = np.array([0.0, 1000.0, -500.0, 20.0])
+    kernel = np.float32(_KERNEL * _DEVIATION[:, None])
+
+    def net(x):
+        bias = np.float32(-mean @ kernel.astype(np.float64))
+        return tf.nn.relu(tf.matmul(x, kernel) + bias)
+
+    before = convert.to_float(tflite_nets.frozen(net, _SPEC))
+    model = feature_scales.equalized(before, {"x": (mean, np.ones(4))})
+    values = np.random.default_rng(2).normal(size=(64, 4)) + mean
+    samples = {"x": values.astype(np.float32)}
+    exported = export.export(
+        model, calibration.calibrate(model, samples), float_edges=True
+    )
+    assert {"MUL", "SUB"} == {op for op, _ in exported.requested.float_ops}
+    assert _sqnr_db(before, exported.model, samples) > 25

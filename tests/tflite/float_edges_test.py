@@ -81,13 +81,14 @@ def test_the_ends_stay_float_and_the_network_does_not(name):
     assert set(exported.reasons) == {
         view.tensors[view.ops[index].outputs[0]].name for index in found.ops
     }
-    integer = [
-        op
-        for op in flatbuffer.read(exported.model).ops
+    written = flatbuffer.read(exported.model)
+    kernels = {
+        written.tensors[op.inputs[1]].dtype
+        for op in written.ops
         if op.name == "CONV_2D"
-        and (op.name, "x") not in exported.requested.float_ops
-    ]
-    assert integer
+    }
+    assert "int8" in kernels
+    assert ("float32" in kernels) == ("CONV_2D" in head)
     expected = interpreter.Interpreter(model).run(samples)
     values = interpreter.Interpreter(exported.model).run(samples)
     for key, value in expected.items():
