@@ -60,7 +60,7 @@ def main() -> int:
     # Wrong paths are told before TensorFlow is imported.
     if not config.export.simulated:
         files.run_destination(pathlib.Path(output), {"the model": model})
-    formats.identify(formats.located(source))
+    formats.find(source)
     stages.set_folder(files.run_folder(pathlib.Path(output)))
     with quiet.importing():
         from dsg_tf import pipeline, report

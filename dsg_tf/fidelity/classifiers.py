@@ -74,7 +74,7 @@ def load_predictor(
         if source.suffix == ".tflite":
             return _tflite_predictor(path)
     # What is no model is told before TensorFlow is imported.
-    formats.identify(formats.located(source))
+    formats.find(source)
     from dsg_tf.graph.load import loading
 
     graph = loading.load(

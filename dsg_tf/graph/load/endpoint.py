@@ -57,13 +57,11 @@ class Endpoint:
       inputs: names of its inputs, in the order of `function.inputs` without
         the captured ones.
       outputs: names of its flat outputs.
-      chosen: whether these are already the outputs that the user named.
     """
 
     function: tf.types.experimental.ConcreteFunction
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
-    chosen: bool = False
 
     @classmethod
     def of(cls, function: tf.types.experimental.ConcreteFunction) -> Endpoint:
@@ -252,17 +250,22 @@ def _bad_weights(
 def _with_outputs(
     graph: ir.Graph, subject: str, names: Sequence[str]
 ) -> ir.Graph:
-    """Keeps only the outputs with these names, in the model's order."""
+    """Keeps only the outputs with these names, in the model's order.
+
+    `x:0`, the name of a GraphDef's tensor, stands for its node's.
+    """
     known = [port.name for port in graph.outputs]
+    kept = []
     for name in names:
-        if name not in known:
+        kept.append(name if name in known else name.removesuffix(":0"))
+        if kept[-1] not in known:
             raise errors.UserError(
                 "--output_names",
                 got=repr(name),
                 expected=f"outputs of {subject}: {', '.join(known)}",
             )
-    kept = [port for port in graph.outputs if port.name in names]
-    return graph.replace_nodes({}, outputs=kept)
+    outputs = [port for port in graph.outputs if port.name in kept]
+    return graph.replace_nodes({}, outputs=outputs)
 
 
 def _check_outputs(graph: ir.Graph, subject: str) -> None:

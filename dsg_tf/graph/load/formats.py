@@ -126,6 +126,16 @@ def _is_model(folder: pathlib.Path) -> bool:
     )
 
 
+def find(path: pathlib.Path) -> tuple[pathlib.Path, Format]:
+    """The model at or below a path, and its format.
+
+    Raises:
+      errors.UserError: as `located` and `identify`.
+    """
+    path = located(path)
+    return path, identify(path)
+
+
 def identify(path: pathlib.Path) -> Format:
     """The format of the model at `path`.
 

@@ -80,7 +80,6 @@ def load(
         _function(graph_def, subject, inputs, outputs),
         tuple(map(_public, inputs)),
         tuple(map(_public, outputs)),
-        chosen=True,
     )
 
 

@@ -216,12 +216,8 @@ def _filled(
     for name, spec in zip(names, specs, strict=True):
         given = input_shapes.get(name)
         if given is not None and spec.shape.rank is not None:
-            given = tuple(given)
-            if len(given) == spec.shape.rank - 1:
-                given = (None, *given)
-            valid = all(size is None or size > 0 for size in given)
-            if valid and spec.shape.is_compatible_with(given):
-                shape = spec.shape.merge_with(given)
+            shape = open_shapes.merged(spec.shape.as_list(), given)
+            if shape is not None:
                 spec = tf.TensorSpec(shape, spec.dtype, name=spec.name)
         found.append(spec)
     return found

@@ -13,6 +13,8 @@ Nothing after this module knows where a model came from.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import functools
 import inspect
 import logging as python_logging
 import os
@@ -34,6 +36,12 @@ from dsg_tf.graph.load import (
 )
 
 Shapes = endpoint.Shapes
+# The format that alone has a choice.
+_ONLY = {
+    "input_names": "frozen GraphDef",
+    "signature": "SavedModel",
+    "tags": "SavedModel",
+}
 
 
 def load(
@@ -84,23 +92,22 @@ def load(
       >>> [(port.name, port.shape) for port in load(double).inputs]
       [('x', (None, 3))]
     """
+    choices = _Choices(
+        signature,
+        tags,
+        input_shapes,
+        input_names,
+        output_names,
+        allow_unsafe_ops,
+    )
     with _quiet():
-        found, owner, subject = _find(
-            model,
-            signature,
-            tags,
-            input_shapes,
-            input_names,
-            output_names,
-            allow_unsafe_ops,
-        )
+        found, owner, subject = _find(model, choices)
         graph = endpoint.to_graph(
             found,
             subject,
             input_shapes=input_shapes,
             default_shape=default_shape,
-            # Of a GraphDef, its loader has chosen them.
-            output_names=None if found.chosen else output_names,
+            output_names=output_names,
             allow_unsafe_ops=allow_unsafe_ops,
         )
     # The object owns the variables that the function reads.
@@ -108,62 +115,75 @@ def load(
     return graph
 
 
-def _find(
-    model,
-    signature,
-    tags,
-    input_shapes,
-    input_names,
-    output_names,
-    allow_unsafe_ops,
-):
+@dataclasses.dataclass(frozen=True)
+class _Choices:
+    """What the user says about a model; see `load`."""
+
+    signature: str | None
+    tags: Sequence[str] | None
+    input_shapes: Shapes | None
+    input_names: Sequence[str] | None
+    output_names: Sequence[str] | None
+    allow_unsafe_ops: bool
+
+    def refuse(self, subject: str, *names: str) -> None:
+        """Refuses choices that only models of another format have."""
+        for name in names:
+            value = getattr(self, name)
+            if value:
+                raise errors.UserError(
+                    f"--{name}",
+                    got=value if isinstance(value, str) else ",".join(value),
+                    expected=f"nothing: {subject} has no {name}, only a"
+                    f" {_ONLY[name]} has",
+                )
+
+
+def _find(model, choices: _Choices):
     """The endpoint, the object that owns it, and what to call the model."""
     if isinstance(model, str | os.PathLike):
-        path = formats.located(pathlib.Path(model))
-        if path != pathlib.Path(model):
-            logging.info("the model of %s is %s", model, path)
-        kind = formats.identify(path)
-        if kind is formats.Format.GRAPH_DEF:
-            _refuse_choices(str(path), signature=signature, tags=tags)
-            found = graph_defs.load(
-                path,
-                input_names=input_names,
-                output_names=output_names,
-                allow_unsafe_ops=allow_unsafe_ops,
-            )
-            return found, None, str(path)
-        if kind is formats.Format.SAVED_MODEL:
-            found, owner = saved_models.load(
-                path,
-                signature=signature,
-                tags=tags,
-                allow_unsafe_ops=allow_unsafe_ops,
-            )
-            return found, owner, str(path)
-        _refuse_choices(str(path), signature=signature, tags=tags)
-        model = keras_models.load_file(path, kind)
-        found = keras_models.to_endpoint(model, input_shapes)
-        return found, model, str(path)
+        return _find_file(pathlib.Path(model), choices)
     subject = f"model of type {type(model).__name__}"
-    _refuse_choices(subject, tags=tags)
+    choices.refuse(subject, "tags", "input_names")
     if hasattr(model, "signatures") and not keras_models.is_model(model):
-        found = saved_models.choose(model, subject, signature=signature)
+        found = saved_models.choose(model, subject, signature=choices.signature)
         return found, model, subject
-    _refuse_choices(subject, signature=signature)
-    if keras_models.is_model(model):
-        return keras_models.to_endpoint(model, input_shapes), model, subject
-    return _from_callable(model, subject, input_shapes), model, subject
+    choices.refuse(subject, "signature")
+    to_endpoint = (
+        keras_models.to_endpoint
+        if keras_models.is_model(model)
+        else functools.partial(_from_callable, subject=subject)
+    )
+    return to_endpoint(model, input_shapes=choices.input_shapes), model, subject
 
 
-def _refuse_choices(subject: str, **flags) -> None:
-    for name, value in flags.items():
-        if value:
-            raise errors.UserError(
-                f"--{name}",
-                got=value if isinstance(value, str) else ",".join(value),
-                expected=f"nothing: {subject} has no {name}, only a"
-                " SavedModel has",
-            )
+def _find_file(given: pathlib.Path, choices: _Choices):
+    path, kind = formats.find(given)
+    subject = str(path)
+    if path != given:
+        logging.info("the model of %s is %s", given, path)
+    if kind is not formats.Format.GRAPH_DEF:
+        choices.refuse(subject, "input_names")
+    if kind is formats.Format.SAVED_MODEL:
+        found, owner = saved_models.load(
+            path,
+            signature=choices.signature,
+            tags=choices.tags,
+            allow_unsafe_ops=choices.allow_unsafe_ops,
+        )
+        return found, owner, subject
+    choices.refuse(subject, "signature", "tags")
+    if kind is formats.Format.GRAPH_DEF:
+        found = graph_defs.load(
+            path,
+            input_names=choices.input_names,
+            output_names=choices.output_names,
+            allow_unsafe_ops=choices.allow_unsafe_ops,
+        )
+        return found, None, subject
+    model = keras_models.load_file(path, kind)
+    found = keras_models.to_endpoint(model, choices.input_shapes)
+    return found, model, subject
 
 
 def _from_callable(

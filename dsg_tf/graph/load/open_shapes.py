@@ -100,22 +100,13 @@ def _complete(
     known = port.shape
     shape: Shape | None = known
     if given is not None:
-        given = tuple(given)
-        if known is None or len(given) == len(known) - 1:
-            given = (None if known is None else known[0], *given)
-        known = known or (None,) * len(given)
-        fits = len(given) == len(known) and all(
-            g is None or k is None or g == k
-            for g, k in zip(given, known, strict=True)
-        )
-        if not fits or any(d is not None and d < 1 for d in given):
+        shape = merged(known, given)
+        if shape is None:
             raise errors.UserError(
                 f"--input_shape of {port.name!r}",
                 got=_text(given),
-                expected=_text(port.shape),
+                expected=_text(known),
             )
-        filled = zip(given, known, strict=True)
-        shape = tuple(k if g is None else g for g, k in filled)
     if default is not None:
         shape = _filled(shape, default)
     if shape is None or None in shape[1:]:
@@ -126,6 +117,33 @@ def _complete(
             remedy=f"for instance --input_shape={port.name}={example(shape)}",
         )
     return shape
+
+
+def merged(known: Shape | None, given: Shape) -> Shape | None:
+    """A shape with its open dimensions as given; None where that does not fit.
+
+    Args:
+      known: batch first; None where even the rank is unknown.
+      given: of one sample, with or without the batch.
+
+    Examples:
+      >>> merged((None, None, None, 3), (8, 9, 3))
+      (None, 8, 9, 3)
+      >>> merged((None, 4), (5,)) is None
+      True
+    """
+    given = tuple(given)
+    if known is None or len(given) == len(known) - 1:
+        given = (None if known is None else known[0], *given)
+    known = known or (None,) * len(given)
+    fits = len(given) == len(known) and all(
+        g is None or (g >= 1 and k in (None, g))
+        for g, k in zip(given, known, strict=True)
+    )
+    if not fits:
+        return None
+    filled = zip(given, known, strict=True)
+    return tuple(k if g is None else g for g, k in filled)
 
 
 def example(shape: Shape | None) -> str:

@@ -83,6 +83,15 @@ def test_operations_that_do_more_than_compute_are_refused(tmp_path):
     assert not (tmp_path / "SENTINEL").exists()
 
 
+def test_other_models_have_no_nodes_to_feed():
+    @tf.function(input_signature=[tf.TensorSpec((None, 3), tf.float32, "x")])
+    def call(x):
+        return tf.nn.relu(x)
+
+    with pytest.raises(errors.UserError, match="only a frozen GraphDef has"):
+        loading.load(call, input_names=["x"])
+
+
 @pytest.mark.parametrize("content", [b"", b"\xff" * 100, b"hello"])
 def test_what_is_no_graph_def_is_refused(tmp_path, content):
     path = tmp_path / "bad.pb"
