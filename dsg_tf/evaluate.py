@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import json
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from absl import flags, logging
@@ -35,6 +36,8 @@ GROUPS = {
         "reference",
         "signature",
         "tags",
+        "input_names",
+        "output_names",
         "allow_unsafe_ops",
         "batch",
     ),
@@ -72,6 +75,18 @@ def _define(values: flags.FlagValues) -> None:
         "tags",
         [],
         "Tags of a SavedModel, be it model or reference; default: serve.",
+        flag_values=values,
+    )
+    flags.DEFINE_list(
+        "input_names",
+        [],
+        "Input of a frozen GraphDef; default: its placeholder.",
+        flag_values=values,
+    )
+    flags.DEFINE_list(
+        "output_names",
+        [],
+        "The output with the scores, of a model that has others too.",
         flag_values=values,
     )
     flags.DEFINE_bool(
@@ -113,9 +128,8 @@ def classes_of(
     *,
     labels: np.ndarray | None = None,
     batch: int = 64,
-    signature: str = "",
-    tags: Sequence[str] = (),
     allow_unsafe_ops: bool = False,
+    **choices: Any,
 ) -> np.ndarray:
     """The class int64 (N,) that a classifier gives to each image.
 
@@ -125,9 +139,8 @@ def classes_of(
       preprocess: from pixels to float32 in model input units.
       labels: int64 (N,), each of which must be one of the model's classes.
       batch: images at a time.
-      signature: of a SavedModel.
-      tags: of a SavedModel.
       allow_unsafe_ops: accept graphs that touch files or call Python.
+      **choices: `signature`, `tags`, `input_names`, `output_names`.
 
     Raises:
       errors.UserError: model and images, or labels, do not fit.
@@ -148,10 +161,9 @@ def classes_of(
         predict = classifiers.load_predictor(
             path,
             batch=batch,
-            signature=signature,
-            tags=tags,
             image_shape=np.shape(preprocess(pixels[:1]))[1:],
             allow_unsafe_ops=allow_unsafe_ops,
+            **choices,
         )
     classes = []
     for at in range(0, len(pixels), _CHUNK):
@@ -162,13 +174,18 @@ def classes_of(
 
 
 def _choices_for(path: str) -> dict:
-    """`--signature` and `--tags` where meant; a .tflite beside has none."""
+    """Flags that choose a part of a model, for the one that has such parts."""
     both = [p for p in (_FLAGS.model, _FLAGS.reference) if p]
-    saved_models = [p for p in both if pathlib.Path(p).is_dir()]
-    # Where they are meant for neither, loading the first one says so.
-    if path not in (saved_models or both):
-        return {}
-    return {"signature": _FLAGS.signature, "tags": _FLAGS.tags}
+    folders = [p for p in both if pathlib.Path(p).is_dir()]
+    whole = [p for p in both if pathlib.Path(p).suffix != ".tflite"]
+    found: dict[str, Any] = {}
+    # Where one is meant for neither, loading the first model says so.
+    if path in (folders or both):
+        found |= {"signature": _FLAGS.signature, "tags": _FLAGS.tags}
+    if path in (whole or both):
+        found["output_names"] = _FLAGS.output_names
+        found["input_names"] = _FLAGS.input_names
+    return found
 
 
 def main() -> int:

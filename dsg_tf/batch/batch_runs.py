@@ -19,6 +19,7 @@ from dsg_tf.batch import (
     schedule,
 )
 from dsg_tf.command_line import image_flags, quantize_flags
+from dsg_tf.config import options, run_config
 from dsg_tf.core import fingerprints
 from dsg_tf.samples import labelled_images, sample_sets
 
@@ -29,7 +30,13 @@ _COMPUTING = (
     *("litert-quantizer", "ai-edge-litert"),
 )
 # What samples depend on, of a config; see `sampling.make`.
-_OF_THE_MODEL = ("signature", "tags", "input_shapes", "input_range")
+_OF_THE_MODEL = tuple(
+    name
+    for name, entry in options.declared(run_config.PipelineConfig).items()
+    if entry.option.group == run_config.MODEL and name != "allow_unsafe_ops"
+)
+# What a float model is evaluated by.
+_CHOICES = ("signature", "tags", "input_names", "output_names")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,12 +181,14 @@ class Maker:
         }
 
     def _floats(self) -> schedule.Run:
-        signature = self._values.signature
-        settings = {"data": self._images("eval_data"), "signature": signature}
-        lines = [f"--signature={signature}"] if signature else []
-        if self._values.tags:
-            settings["tags"] = list(self._values.tags)
-            lines.append(f"--tags={','.join(self._values.tags)}")
+        settings = {"data": self._images("eval_data")}
+        lines = []
+        for name in _CHOICES:
+            value = self._values[name].value
+            if value:
+                settings[name] = value
+                text = value if isinstance(value, str) else ",".join(value)
+                lines.append(f"--{name}={text}")
         if self._values.allow_unsafe_ops:
             lines.append("--allow_unsafe_ops")
         key = self._key("float", settings)

@@ -18,7 +18,7 @@ from dsg_tf.core import checks, errors
 
 # Stands for the path of samples that are in memory.
 IN_MEMORY = "(in memory)"
-_MODEL, _SAMPLES, _OUTPUT, _VERIFICATION = (
+MODEL, _SAMPLES, _OUTPUT, _VERIFICATION = (
     *("Model", "Samples", "Output", "Verification"),
 )
 
@@ -52,39 +52,39 @@ class PipelineConfig:
     signature: str = options.option(
         "",
         "Signature of a SavedModel; default: serving_default.",
-        group=_MODEL,
+        group=MODEL,
     )
     tags: tuple[str, ...] = options.option(
         (),
         "Tags of a SavedModel's graph; default: the only one there is.",
-        group=_MODEL,
+        group=MODEL,
     )
     input_names: tuple[str, ...] = options.option(
         (),
         "Inputs of a frozen GraphDef; default: its placeholders.",
-        group=_MODEL,
+        group=MODEL,
     )
     output_names: tuple[str, ...] = options.option(
         (),
         "Outputs to keep; default: all. Of a frozen GraphDef: its nodes.",
-        group=_MODEL,
+        group=MODEL,
     )
     input_shapes: tuple[tuple[str, tuple[int, ...]], ...] = options.option(
         (),
         "Shape of one sample where the model leaves it open: 224,224,3; with"
         " several inputs NAME=49,10,1, repeated.",
-        group=_MODEL,
+        group=MODEL,
         flag="input_shape",
     )
     input_range: tuple[float, float] | None = options.option(
         None,
         "LOW,HIGH of the input values; default: recovered from the model.",
-        group=_MODEL,
+        group=MODEL,
     )
     allow_unsafe_ops: bool = options.option(
         False,
         "Accept a model whose graph reads or writes files or calls Python.",
-        group=_MODEL,
+        group=MODEL,
     )
     samples: str = options.option(
         "",

@@ -42,6 +42,8 @@ def load_predictor(
     batch: int = 64,
     signature: str = "",
     tags: Sequence[str] = (),
+    input_names: Sequence[str] = (),
+    output_names: Sequence[str] = (),
     image_shape: Sequence[int] | None = None,
     allow_unsafe_ops: bool = False,
 ) -> Predictor:
@@ -56,6 +58,8 @@ def load_predictor(
         batch free; a .tflite runs one by one.
       signature: of a SavedModel; by default serving_default, or the only one.
       tags: of a SavedModel; by default `serve`, or the only set.
+      input_names: of a frozen GraphDef; by default its placeholders.
+      output_names: the one output that has the scores, where there are more.
       image_shape: of one image, for a model that leaves its size open.
       allow_unsafe_ops: accept graphs that touch files or call Python.
 
@@ -70,8 +74,16 @@ def load_predictor(
     source = pathlib.Path(path)
     model_files.check(source, expected=_EXPECTED)
     if not source.is_dir():
-        _refuse_choices(path, signature=signature, tags=",".join(tags))
+        _refuse_choices(
+            path, "a SavedModel", signature=signature, tags=",".join(tags)
+        )
         if source.suffix == ".tflite":
+            _refuse_choices(
+                path,
+                "a model that is no .tflite",
+                input_names=",".join(input_names),
+                output_names=",".join(output_names),
+            )
             return _tflite_predictor(path)
     # What is no model is told before TensorFlow is imported.
     formats.find(source)
@@ -81,19 +93,21 @@ def load_predictor(
         path,
         signature=signature or None,
         tags=list(tags) or None,
+        input_names=list(input_names) or None,
+        output_names=list(output_names) or None,
         default_shape=image_shape,
         allow_unsafe_ops=allow_unsafe_ops,
     )
     return _graph_predictor(path, graph, batch)
 
 
-def _refuse_choices(path: str, **flags: str) -> None:
+def _refuse_choices(path: str, expected: str, **flags: str) -> None:
     for name, value in flags.items():
         if value:
             raise errors.UserError(
                 f"--{name}",
                 got=f"{value!r} for {path}",
-                expected=f"a SavedModel; other files have no {name}",
+                expected=f"{expected}; other files have no {name}",
                 remedy=f"leave --{name} out",
             )
 

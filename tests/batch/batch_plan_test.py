@@ -126,6 +126,16 @@ def test_other_data_is_evaluated_beside_the_first(zoo):
     assert otherwise[1].key not in (first[1].key, other[1].key)
 
 
+def test_samples_are_those_of_the_outputs_that_are_chosen(zoo):
+    argv = ("--models=b", "--eval_data=val.npz")
+    whole = _runs(*argv)
+    chosen = _runs(*argv, "--output_names=scores")
+    assert _folders(whole, "samples") != _folders(chosen, "samples")
+    assert "--output_names=scores" in chosen[0].commands[0]
+    (samples,) = [run for run in chosen if run.kind == "samples"]
+    assert "--output_names=scores" in samples.flagfile
+
+
 def test_float_model_is_evaluated_by_its_signature(zoo):
     argv = ("--models=b", "--eval_data=val.npz")
     plain, signed = _runs(*argv)[0], _runs(*argv, "--signature=infer")[0]

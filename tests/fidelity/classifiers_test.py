@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from dsg_tf.core import errors
 from dsg_tf.fidelity import classifiers
@@ -180,3 +181,19 @@ def test_published_top1_is_reproduced(shared, model, correct):
     score = classifiers.top1(predict, images, labels)
     # Another machine's kernels may turn one near tie.
     assert abs(score.correct - correct) <= 1
+
+
+def test_one_output_of_several_is_chosen(tmp_path):
+    @tf.function(input_signature=[tf.TensorSpec((None, 3), tf.float32, "x")])
+    def call(x):
+        return {"scores": 2.0 * x, "other": x}
+
+    module = tf.Module()
+    module.call = call
+    path = str(tmp_path / "net")
+    tf.saved_model.save(module, path, signatures=call.get_concrete_function())
+    with pytest.raises(errors.UserError, match="2 outputs"):
+        classifiers.load_predictor(path)
+    predict = classifiers.load_predictor(path, output_names=["scores"])
+    values = np.ones((2, 3), np.float32)
+    np.testing.assert_array_equal(predict(values), 2.0 * values)

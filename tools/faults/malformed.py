@@ -27,6 +27,7 @@ def all_cases() -> list[cases.Case]:
         _controls,
         malformed_models.saved_models,
         malformed_models.keras_archives,
+        malformed_models.graph_defs,
         malformed_models.hdf5_files,
         malformed_models.tflite_files,
         malformed_data.samples,
@@ -43,6 +44,7 @@ def _controls() -> Iterator[cases.Case]:
     models = (
         *(originals.SAVED_MODEL, originals.GRAPH, originals.KERAS),
         *(originals.KERAS_2, originals.HDF5, originals.HDF5_2),
+        originals.GRAPH_DEF,
     )
     made = {
         f"{command}-{path}": malformed_models.on_model(

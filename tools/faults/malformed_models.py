@@ -99,6 +99,21 @@ def keras_archives() -> Iterator[cases.Case]:
         )
 
 
+def graph_defs() -> Iterator[cases.Case]:
+    """Damage to frozen GraphDefs."""
+    path = originals.GRAPH_DEF
+    for index, how in attempts.in_turn(30, byte_mutators.NAMES):
+        yield attempts.malformed(
+            f"graph_def-{how}-{index}",
+            "GraphDef: bytes",
+            on_model(
+                "evaluate" if index % 4 == 3 else "quantize",
+                path,
+                damage.of_bytes(path, how),
+            ),
+        )
+
+
 def hdf5_files() -> Iterator[cases.Case]:
     """Damage to .h5 files."""
     names = (originals.HDF5, originals.HDF5_2)

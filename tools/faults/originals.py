@@ -29,6 +29,7 @@ CLASSES = 4
 SAVED_MODEL, GRAPH = "saved_model", "graph"
 KERAS, KERAS_2 = "net.keras", "net2.keras"
 HDF5, HDF5_2 = "net.h5", "net2.h5"
+GRAPH_DEF = "net.pb"
 TFLITE, FLOAT_TFLITE = "net.tflite", "net_float.tflite"
 SAMPLES, OWN_NPZ, OWN_NPY = "samples.npz", "own.npz", "own.npy"
 IMAGES, IMAGE_FOLDER, CLASS_FOLDER = "images.npz", "pictures", "classes"
@@ -120,7 +121,10 @@ def _models(work: pathlib.Path) -> None:
     model_2 = network(tf_keras)
     model_2.save(work / HDF5_2)
     model_2.save(work / KERAS_2)
-    writing.save(loading.load(work / SAVED_MODEL), work / GRAPH)
+    graph = loading.load(work / SAVED_MODEL)
+    writing.save(graph, work / GRAPH)
+    content = graph.to_graph_def().SerializeToString(deterministic=True)
+    (work / GRAPH_DEF).write_bytes(content)
     converter = tf.lite.TFLiteConverter.from_saved_model(
         str(work / SAVED_MODEL)
     )
