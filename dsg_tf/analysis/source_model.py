@@ -12,6 +12,7 @@ from absl import logging
 from dsg_tf.analysis import (
     bn_statistics,
     classifier_head,
+    domain_recovery,
     index_inputs,
     input_domain,
 )
@@ -82,7 +83,7 @@ def load(model, config: run_config.PipelineConfig) -> SourceModel:
     if not config.samples:
         _check_synthesisable(graph)
     domains = {
-        port.name: input_domain.recover(
+        port.name: domain_recovery.recover(
             graph, port.name, layers=layers, user_range=config.input_range
         )
         for port in graph.inputs

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 import dsg_tf
-from dsg_tf.analysis import index_inputs, input_domain
+from dsg_tf.analysis import domain_recovery, index_inputs
 from dsg_tf.config import run_config, synthesis_config
 from dsg_tf.graph.load import loading
 
@@ -28,7 +28,7 @@ def _network(dtype, *, normalized=True):
 def test_the_range_is_that_of_the_table(dtype):
     graph = loading.load(_network(dtype))
     assert index_inputs.table_size(graph, graph.inputs[0]) == 7
-    domain = input_domain.recover(graph, "ids", layers=())
+    domain = domain_recovery.recover(graph, "ids", layers=())
     assert (domain.minimum, domain.maximum, domain.integer) == (0, 6, True)
     assert domain.table == 7
 

@@ -13,7 +13,7 @@ import tensorflow as tf
 import tiny_classifier
 import tiny_graphs
 
-from dsg_tf.analysis import bn_statistics, input_domain
+from dsg_tf.analysis import bn_statistics, domain_recovery, input_domain
 from dsg_tf.config import synthesis_config
 from dsg_tf.core import progress
 from dsg_tf.synthesis import run, synthesizer
@@ -232,7 +232,7 @@ def test_integer_inputs_come_out_whole_and_in_range(tmp_path):
         before=lambda x: tf.cast(x, tf.float32) / 127.5 - 1.0,
     )
     graph, layers, _ = parts
-    domain = input_domain.recover(graph, "x", layers=layers)
+    domain = domain_recovery.recover(graph, "x", layers=layers)
     store = _synthesize(
         tmp_path,
         parts=parts,
