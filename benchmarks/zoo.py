@@ -85,7 +85,8 @@ def _judged(file: bytes, arrays, expected, kinds, labels) -> dict:
         row = output_fidelity.compare(reference, values, kind=kinds[name])
         rows[name] = {
             "agreement": 100 * row.agreement,
-            "sqnr_db": _sqnr_db(reference, values),
+            "sqnr_db": _sqnr_db(reference, values, reference.mean(0)),
+            "sqnr_zero_db": _sqnr_db(reference, values, 0.0),
         }
         if labels is not None:
             best = values.reshape(len(values), -1).argmax(1)
@@ -93,9 +94,11 @@ def _judged(file: bytes, arrays, expected, kinds, labels) -> dict:
     return rows
 
 
-def _sqnr_db(reference: np.ndarray, values: np.ndarray) -> float:
-    """Signal around the mean of each value, over the error, in dB."""
-    signal = np.sum(np.square(reference - reference.mean(0), dtype=np.float64))
+def _sqnr_db(
+    reference: np.ndarray, values: np.ndarray, center: np.ndarray | float
+) -> float:
+    """Signal around a center, over the error, in dB."""
+    signal = np.sum(np.square(reference - center, dtype=np.float64))
     error = np.sum(np.square(values - reference, dtype=np.float64))
     return float(10 * np.log10(signal / max(error, 1e-30)))
 
@@ -211,7 +214,7 @@ def row(found: dict) -> str:
     ours, theirs = found["ours"], found["converter"]
     cells = [found["what"]]
     if "error" in ours:
-        cells += [ours["error"], *["-"] * 6]
+        cells += [ours["error"], *["-"] * 7]
     else:
         cells += [
             f"{ours['seconds']:.0f}",
@@ -220,14 +223,16 @@ def row(found: dict) -> str:
             _numbers(ours, "agreement"),
             f"{ours['told']:.1f}{'' if ours['passed'] else ', doubtful'}",
             _numbers(ours, "sqnr_db"),
+            _numbers(ours, "sqnr_zero_db"),
             _top1(found, "ours"),
         ]
     if "error" in theirs:
-        cells += [theirs["error"][:60], "-", "-"]
+        cells += [theirs["error"][:60], "-", "-", "-"]
     else:
         cells += [
             _numbers(theirs, "agreement"),
             _numbers(theirs, "sqnr_db"),
+            _numbers(theirs, "sqnr_zero_db"),
             _top1(found, "converter"),
         ]
     return "| " + " | ".join(cells) + " |"
@@ -253,10 +258,9 @@ def main(argv: list[str]) -> None:
         convert(_CONVERT.value, shared, pathlib.Path(_OUTPUT.value))
         return
     print(
-        "| model | s | GB | kB | agreement % | report says | SQNR dB | top-1 |"
-        " converter, real inputs: agreement % | SQNR dB | top-1 |\n"
-        + "| --- " * 11
-        + "|",
+        "| model | s | GB | kB | agreement % | report says | SQNR dB | around"
+        " zero | top-1 | converter, real inputs: agreement % | SQNR dB | around"
+        " zero | top-1 |\n" + "| --- " * 13 + "|",
         flush=True,
     )
     everything = []
