@@ -29,6 +29,7 @@ from dsg_tf.core import (
     quiet,
     stages,
     staging,
+    strict_json,
 )
 from dsg_tf.samples import sample_sets, sample_values
 
@@ -270,7 +271,6 @@ def _contents(
 ) -> dict[str, bytes | str]:
     """Everything that is to be written, by file name."""
     with quiet.importing():
-        from dsg_tf import report
         from dsg_tf.analysis import source_model
         from dsg_tf.diversity import (
             diversity,
@@ -327,7 +327,7 @@ def _contents(
     for name, drawn in drawings.items():
         contents[f"{name}.png"] = drawn.png()
         contents[f"{name}.txt"] = drawn.caption
-    contents[NUMBERS] = report.to_json(
+    contents[NUMBERS] = strict_json.dumps(
         {name: found.to_dict() for name, found in numbers.items()}
     )
     return contents

@@ -21,7 +21,6 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 import dsg_tf
-from dsg_tf import report as report_lib
 from dsg_tf.analysis import source_model
 from dsg_tf.config import needs, run_config
 from dsg_tf.core import (
@@ -37,6 +36,7 @@ from dsg_tf.core import (
 from dsg_tf.diversity import diversity
 from dsg_tf.export import export_result, writers
 from dsg_tf.graph import ir
+from dsg_tf.report import run_report
 from dsg_tf.samples import run_folders, sample_sets
 from dsg_tf.synthesis import sampling
 from dsg_tf.transforms import passes
@@ -51,14 +51,14 @@ class Result:
         `output` asked for it lies in a temporary folder, which is deleted with
         this object.
       run_folder: samples.npz, report.json and what else the run wrote.
-      report: the report, as in report.json.
+      report: the report; `report.to_json()` is the text of report.json.
       passed: whether nothing is doubtful and the config's `min_agreement` and
         `min_sqnr_db` are reached; the report's `verdict` says why not.
     """
 
     output: pathlib.Path
     run_folder: pathlib.Path
-    report: dict
+    report: run_report.RunReport
     passed: bool
     _temporary: tempfile.TemporaryDirectory | None = dataclasses.field(
         default=None, repr=False
@@ -140,7 +140,7 @@ def quantize_model(
     Examples:
       ```python
       result = dsg_tf.quantize_model("net", output="net_int8.tflite")
-      result.report["outputs"]["output_0"]["top1_agreement"]
+      result.report.outputs["output_0"].top1_agreement
       ```
     """
     config = config or run_config.PipelineConfig()
@@ -234,13 +234,12 @@ def _run(
             outputs, layers = writers.verify(
                 source, prepared, written, held_out
             )
-        report = report_lib.build(
+        report = run_report.build(
             source=source,
             config=config,
             model=model,
             output=output,
-            calibrated_with=len(calibrating),
-            verified_on=len(held_out),
+            samples=run_report.SampleCounts(len(calibrating), len(held_out)),
             edges=sample_set.metadata.get("edges"),
             rounds=sample_set.metadata.get("rounds"),
             diverse=diverse,
@@ -250,12 +249,12 @@ def _run(
             layers=layers,
             seconds=clock.seconds,
         )
-        staged.add(run_folder / run_folders.REPORT, report_lib.to_json(report))
+        staged.add(run_folder / run_folders.REPORT, report.to_json())
         # Everything is written and checked; the output is renamed last.
         staged.place(last=output)
     # Deleted only now: a run killed before this line resumes from it.
     checkpoints.remove(run_folder / run_folders.ROUNDING)
-    return Result(output, run_folder, report, report["passed"])
+    return Result(output, run_folder, report, report.passed)
 
 
 def synthesize(

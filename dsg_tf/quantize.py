@@ -63,11 +63,12 @@ def main() -> int:
     formats.find(source)
     stages.set_folder(files.run_folder(pathlib.Path(output)))
     with quiet.importing():
-        from dsg_tf import pipeline, report
+        from dsg_tf import pipeline
+        from dsg_tf.report import terminal
 
     result = pipeline.quantize_model(model, output=output, config=config)
     with stages.within("report"):
-        report.show(result.report)
+        terminal.show(result.report)
     return 0 if result.passed else 2
 
 

@@ -61,7 +61,7 @@ def test_whole_numbers_and_truth_values_are_outputs_too(tmp_path):
     values = interpreter.Interpreter(result.tflite).run({"image": images})
     for name in ("best", "rank", "sure"):
         assert np.mean(values[name] == expected[name].numpy()) > 0.8
-    assert set(result.report["outputs"]) == {"best", "rank", "scores", "sure"}
+    assert set(result.report.outputs) == {"best", "rank", "scores", "sure"}
 
 
 def test_outputs_that_are_no_numbers_are_refused_with_the_flag_that_helps():

@@ -21,6 +21,7 @@ from dsg_tf.diversity import diversity
 from dsg_tf.export import tflite_writer
 from dsg_tf.fidelity import fidelity
 from dsg_tf.graph.load import loading
+from dsg_tf.report import run_report
 from dsg_tf.samples import sample_sets
 from dsg_tf.tflite import flatbuffer, interpreter
 from dsg_tf.transforms import learned_rounding
@@ -53,7 +54,7 @@ def _quantize(model, folder, *, callbacks=(), **changes) -> pipeline.Result:
 def _check(result: pipeline.Result, *, least_sqnr_db: float) -> None:
     """What holds for every run."""
     report = json.loads((result.run_folder / "report.json").read_text())
-    assert report["outputs"].keys() == result.report["outputs"].keys()
+    assert report["outputs"].keys() == result.report.outputs.keys()
     assert report["size_bytes"]["integer"] == result.output.stat().st_size
     for fidelity_row in report["outputs"].values():
         assert np.isfinite(fidelity_row["cosine"])
@@ -91,13 +92,11 @@ def default_run(model, tmp_path_factory) -> pipeline.Result:
 def test_default_run_agrees_with_the_model(default_run):
     _check(default_run, least_sqnr_db=_LEAST_8_BIT_DB)
     assert default_run.passed
-    assert default_run.report["batch_norm_layers"] == 2
-    assert default_run.report["samples"] == {"calibration": 6, "verified": 3}
+    assert default_run.report.batch_norm_layers == 2
+    assert default_run.report.samples == run_report.SampleCounts(6, 3)
     # With so few steps nobody asks what lies beyond the edges.
-    assert default_run.report["edges"] is None
-    assert all(
-        row["steps"] >= 1 for row in default_run.report["rounds"].values()
-    )
+    assert default_run.report.edges is None
+    assert all(row["steps"] >= 1 for row in default_run.report.rounds.values())
 
 
 def test_report_has_the_diversity_of_what_calibrates(default_run, model):
@@ -107,13 +106,13 @@ def test_report_has_the_diversity_of_what_calibrates(default_run, model):
     expected = diversity.of_graph(
         loading.load(model), {"image": packed.arrays["image"][:6]}
     )
-    found = default_run.report["diversity"]
-    assert (found["samples"], found["real_samples"]) == (6, 0)
-    assert [row["layer"] for row in found["layers"]] == [
+    found = default_run.report.diversity
+    assert (found.samples, found.real_samples) == (6, 0)
+    assert [row.layer for row in found.layers] == [
         row.layer for row in expected.layers
     ]
     # float32 features, batched otherwise.
-    assert found["median"]["cosine"] == pytest.approx(
+    assert found.median["cosine"] == pytest.approx(
         expected.median["cosine"], abs=1e-3
     )
 
@@ -129,10 +128,10 @@ def test_real_samples_are_compared_with_and_change_nothing_else(
         config=_config(),
         real=tmp_path / "real.npy",
     )
-    found = result.report["diversity"]
-    assert found["real_samples"] == 5
-    assert found["median"]["mean_dispersion_to_real"] > 0
-    assert 0 <= found["median"]["mean_coverage"] <= 1
+    found = result.report.diversity
+    assert found.real_samples == 5
+    assert found.median["mean_dispersion_to_real"] > 0
+    assert 0 <= found.median["mean_coverage"] <= 1
     assert result.output.read_bytes() == default_run.output.read_bytes()
 
 
@@ -169,7 +168,7 @@ def test_default_file_is_integer_inside(default_run):
         if op.name not in ("QUANTIZE", "DEQUANTIZE"):
             for index in (*op.inputs, *op.outputs):
                 assert view.tensors[index].dtype in ("int8", "int32")
-    assert default_run.report["float_operations"] == []
+    assert default_run.report.float_operations == ()
 
 
 def test_report_numbers_are_those_of_the_file(default_run, model):
@@ -185,17 +184,17 @@ def test_report_numbers_are_those_of_the_file(default_run, model):
     sqnr_db = 10 * np.log10(
         np.sum(np.float64(expected) ** 2) / np.sum(error**2)
     )
-    (row,) = default_run.report["outputs"].values()
+    (row,) = default_run.report.outputs.values()
     # The frozen graph may sum in another order than Keras: float32 noise lies
     # at 1e-7, 100 dB below the quantization's 1e-2.
-    assert row["sqnr_db"] == pytest.approx(sqnr_db, abs=1e-2)
-    assert row["max_abs_error"] == pytest.approx(np.abs(error).max(), rel=1e-3)
+    assert row.sqnr_db == pytest.approx(sqnr_db, abs=1e-2)
+    assert row.max_abs_error == pytest.approx(np.abs(error).max(), rel=1e-3)
     agreement = np.mean(expected.argmax(1) == got.argmax(1))
-    assert row["top1_agreement"] == agreement
+    assert row.top1_agreement == agreement
     # Of one class only, top-1 tells nothing: the variance explained does.
-    assert row["shown"] == 1
+    assert row.shown == 1
     spread = np.sum((expected - expected.mean(axis=0)) ** 2)
-    assert default_run.report["agreement"] == pytest.approx(
+    assert default_run.report.agreement == pytest.approx(
         1 - np.sum(error**2) / spread, abs=1e-4
     )
 
@@ -205,7 +204,7 @@ def test_samples_tell_where_they_come_from(default_run):
         default_run.run_folder / "samples.npz", inputs={"image": None}
     )
     assert packed.metadata["synthesis"]["seed"] == 0
-    assert packed.metadata["model"] == default_run.report["model_fingerprint"]
+    assert packed.metadata["model"] == default_run.report.model_fingerprint
     assert "image" in packed.metadata["domains"]
     assert packed.metadata["count"] == 9
 
@@ -216,7 +215,7 @@ def test_same_run_writes_the_same_bytes(default_run, model, tmp_path):
         assert (tmp_path / name).read_bytes() == (
             default_run.output.parent / name
         ).read_bytes()
-    assert again.report["outputs"] == default_run.report["outputs"]
+    assert again.report.outputs == default_run.report.outputs
 
 
 def test_another_seed_makes_other_samples(default_run, model, tmp_path):
@@ -302,7 +301,7 @@ def test_8_bit_file_has_the_io_type(
     view = flatbuffer.read(result.output.read_bytes())
     for tensors in (view.input_names(), view.output_names()):
         assert [t.dtype for t in tensors.values()] == [io_type]
-    assert result.report["float_operations"] == []
+    assert result.report.float_operations == ()
 
 
 @pytest.mark.parametrize(
@@ -427,8 +426,8 @@ def test_widths_are_written_bit_exactly(
         packed=packed,
         samples=str(default_run.run_folder / "samples.npz"),
     )
-    assert result.report["read_back"]["integers"] > 500
-    assert result.report["untreated_layers"] == []
+    assert result.report.read_back["integers"] > 500
+    assert result.report.untreated_layers == ()
     qmax = 2 ** (weight_bits - 1) - 1
     for codes in _weight_codes(result):
         assert np.abs(codes).max() == qmax
@@ -458,13 +457,17 @@ def test_learned_rounding_is_no_worse_in_any_layer(
         weight_rounding="adaround",
         samples=str(default_run.run_folder / "samples.npz"),
     )
-    (rows,) = [
-        p["rows"] for p in result.report["passes"] if p["pass"] == "adaround"
-    ]
+    (rows,) = [p.rows for p in result.report.passes if p.name == "adaround"]
     assert len(rows) == 3
     for row in rows:
-        assert 0 <= row["error"] <= row["nearest_error"]
-    assert sum(row["error"] < row["nearest_error"] for row in rows) >= 2
+        assert 0 <= row.measured["error"] <= row.measured["nearest_error"]
+    assert (
+        sum(
+            row.measured["error"] < row.measured["nearest_error"]
+            for row in rows
+        )
+        >= 2
+    )
     assert [p.name for p in result.run_folder.iterdir()] == ["report.json"]
 
 
@@ -483,7 +486,7 @@ def test_dfq_without_samples_of_its_own(
         samples=str(default_run.run_folder / "samples.npz"),
     )
     _check(result, least_sqnr_db=10.0)
-    passes = [p["pass"] for p in result.report["passes"]]
+    passes = [p.name for p in result.report.passes]
     assert passes == [
         "fold_batch_norm",
         "cross_layer_equalization",
@@ -491,9 +494,9 @@ def test_dfq_without_samples_of_its_own(
         "round_weights",
         "bias_correction",
     ]
-    ranges = result.report["ranges"].values()
+    ranges = result.report.ranges.values()
     # Two layers, each merged with its ReLU, and the mean of the second.
-    assert sum("batch_norm" in row for row in ranges) == 3
+    assert sum(row.batch_norm is not None for row in ranges) == 3
 
 
 def test_other_activation_widths_are_simulated(model, default_run, tmp_path):
@@ -508,10 +511,8 @@ def test_other_activation_widths_are_simulated(model, default_run, tmp_path):
                 samples=str(default_run.run_folder / "samples.npz"),
             ),
         )
-        assert "8 and 16 bits" in result.report["simulated"]
-        found[bits] = min(
-            row["sqnr_db"] for row in result.report["outputs"].values()
-        )
+        assert "8 and 16 bits" in result.report.simulated
+        found[bits] = min(row.sqnr_db for row in result.report.outputs.values())
         loaded = tf.saved_model.load(str(output))
         ops = {
             op.type
@@ -575,7 +576,7 @@ def test_samples_of_an_earlier_run_serve(default_run, model, tmp_path):
     path = default_run.run_folder / "samples.npz"
     result = _quantize(model, tmp_path, samples=str(path))
     _check(result, least_sqnr_db=_LEAST_8_BIT_DB)
-    assert result.report["samples"] == {"calibration": 6, "verified": 3}
+    assert result.report.samples == run_report.SampleCounts(6, 3)
     assert [p.name for p in result.run_folder.iterdir()] == ["report.json"]
 
 
@@ -593,15 +594,15 @@ def test_users_samples_may_have_any_number_type(
     folder.mkdir()
     result = _quantize(model, folder, samples=str(path), exporter=exporter)
     _check(result, least_sqnr_db=_LEAST_8_BIT_DB)
-    assert result.report["samples"] == {"calibration": 8, "verified": 2}
-    assert result.report["cover_behind_last_batch_norm"] == "the user's samples"
+    assert result.report.samples == run_report.SampleCounts(8, 2)
+    assert result.report.cover_behind_last_batch_norm == "the user's samples"
 
 
 def test_single_sample_is_verified_on_itself(model, tmp_path):
     path = tmp_path / "mine.npy"
     np.save(path, np.random.default_rng(0).normal(size=(1, 8, 8, 3)))
     result = _quantize(model, tmp_path, samples=str(path))
-    assert result.report["samples"] == {"calibration": 1, "verified": 1}
+    assert result.report.samples == run_report.SampleCounts(1, 1)
 
 
 @pytest.mark.parametrize(
@@ -629,7 +630,7 @@ def test_other_methods(model, tmp_path, method):
     )
     result = _quantize(model, tmp_path, synthesis=synthesis)
     _check(result, least_sqnr_db=_LEAST_8_BIT_DB)
-    assert result.report["config"]["synthesis"]["method"] == method
+    assert result.report.config.synthesis.method == method
 
 
 def test_noise_serves_a_model_without_batch_norm(tmp_path):
@@ -643,8 +644,8 @@ def test_noise_serves_a_model_without_batch_norm(tmp_path):
         synthesis=synthesis_config.SynthesisConfig.of("noise", num_samples=6),
     )
     _check(result, least_sqnr_db=_LEAST_8_BIT_DB)
-    assert result.report["cover_behind_last_batch_norm"] == "none: noise"
-    assert result.report["batch_norm_layers"] == 0
+    assert result.report.cover_behind_last_batch_norm == "none: noise"
+    assert result.report.batch_norm_layers == 0
 
 
 def test_users_callbacks_are_called(model, tmp_path):
@@ -710,9 +711,9 @@ def test_every_kind_of_model(kind, exporter, tmp_path):
     for tensor in made.inputs:
         assert packed.arrays[tensor.name].dtype == tensor.dtype
     if len(made.outputs[0].shape) == 4:
-        assert result.report["cover_behind_last_batch_norm"] == "output spread"
+        assert result.report.cover_behind_last_batch_norm == "output spread"
     else:
-        cover = result.report["cover_behind_last_batch_norm"]
+        cover = result.report.cover_behind_last_batch_norm
         assert cover == f"labels of {made.outputs[0].shape[-1]} classes"
 
 
@@ -744,7 +745,7 @@ def test_grouped_convolutions_go_through_every_stage(use_bias, tmp_path):
         equalize=True,
     )
     _check(result, least_sqnr_db=_LEAST_8_BIT_DB)
-    assert result.report["batch_norm_layers"] == 2
+    assert result.report.batch_norm_layers == 2
     view = flatbuffer.read(result.output.read_bytes())
     kernels = [
         view.tensors[op.inputs[1]].shape
@@ -764,9 +765,9 @@ def test_whole_number_output_is_compared_by_equality(tmp_path):
         return tf.argmax(scores(image, training=False), axis=-1)
 
     result = _quantize(classify.get_concrete_function(), tmp_path)
-    (row,) = result.report["outputs"].values()
-    assert row["top1_agreement"] is not None
-    assert result.report["agreement"] == row["top1_agreement"]
+    (row,) = result.report.outputs.values()
+    assert row.top1_agreement is not None
+    assert result.report.agreement == row.top1_agreement
 
 
 def test_saved_model_gives_the_same_file_as_the_live_one(
@@ -775,10 +776,8 @@ def test_saved_model_gives_the_same_file_as_the_live_one(
     model.export(str(tmp_path / "saved"), verbose=False)
     result = _quantize(tmp_path / "saved", tmp_path)
     _check(result, least_sqnr_db=_LEAST_8_BIT_DB)
-    (one,), (two,) = (
-        r.report["outputs"].values() for r in (default_run, result)
-    )
-    assert one["sqnr_db"] == pytest.approx(two["sqnr_db"], abs=0.5)
+    (one,), (two,) = (r.report.outputs.values() for r in (default_run, result))
+    assert one.sqnr_db == pytest.approx(two.sqnr_db, abs=0.5)
 
 
 # ---- the output
@@ -940,7 +939,7 @@ def test_samples_of_a_run_are_parted_as_they_were_made(default_run, model):
     again = dsg_tf.quantize_model(
         model, config=_config(), samples=default_run.run_folder / "samples.npz"
     )
-    assert again.report["samples"] == default_run.report["samples"]
+    assert again.report.samples == default_run.report.samples
     assert again.tflite == default_run.tflite
 
 

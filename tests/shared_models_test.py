@@ -95,9 +95,9 @@ def test_same_seed_same_bytes_in_two_processes(shared, tmp_path):
 def test_keyword_model_runs_unattended(shared, tmp_path):
     result = _run(shared, tmp_path, "kws", steps=60, num_samples=28)
 
-    assert result.report["agreement"] >= 0.75
-    assert result.report["batch_norm_layers"] == 9
-    sqnr_db = [row["sqnr_db"] for row in result.report["layers"]]
+    assert result.report.agreement >= 0.75
+    assert result.report.batch_norm_layers == 9
+    sqnr_db = [row["sqnr_db"] for row in result.report.layers]
     # The input is not quantized before its QUANTIZE: infinite is right there.
     assert np.isfinite([v for v in sqnr_db if v != np.inf]).all()
     assert max(v for v in sqnr_db if v != np.inf) > 20

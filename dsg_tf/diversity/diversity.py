@@ -110,21 +110,18 @@ class Diversity:
         }
 
 
-def in_one_line(found: Mapping) -> str:
+def in_one_line(found: Diversity) -> str:
     """A diversity for people.
-
-    Args:
-      found: as `Diversity.to_dict` gives it.
 
     Examples:
       >>> row = LayerDiversity("bn", 4, 0, 0.5, None, 0.1, None, 0.25)
-      >>> print(in_one_line(Diversity(8, 0, (row,)).to_dict()))
+      >>> print(in_one_line(Diversity(8, 0, (row,))))
       diversity of 8 samples: means scatter by 0.50 sigma; cosine of two \
 samples 0.25 (medians of 1 BatchNorm layers)
     """
     return (
-        f"diversity of {found['samples']} samples: {in_words(found['median'])}"
-        f" (medians of {len(found['layers'])} BatchNorm layers)"
+        f"diversity of {found.samples} samples: {in_words(found.median)}"
+        f" (medians of {len(found.layers)} BatchNorm layers)"
     )
 
 

@@ -64,4 +64,4 @@ def test_a_model_of_ids_is_quantized(dtype, tmp_path):
         ids = arrays["ids"]
     assert set(np.unique(ids)) <= set(range(7))
     assert len(np.unique(ids)) > 3
-    assert result.report["outputs"]["scores"]["sqnr_db"] > 15
+    assert result.report.outputs["scores"].sqnr_db > 15

@@ -77,8 +77,8 @@ def test_a_network_of_volumes_is_quantized(tmp_path):
         model, output=tmp_path / "net.tflite", config=config
     )
     report = result.report
-    assert report["float_operations"] == []
-    fold = next(p for p in report["passes"] if p["pass"] == "fold_batch_norm")
-    assert [row["applied"] for row in fold["rows"]] == [True]
-    (output,) = report["outputs"].values()
-    assert output["sqnr_db"] > 20
+    assert report.float_operations == ()
+    fold = next(p for p in report.passes if p.name == "fold_batch_norm")
+    assert [row.applied for row in fold.rows] == [True]
+    (output,) = report.outputs.values()
+    assert output.sqnr_db > 20

@@ -102,9 +102,9 @@ def test_each_channel_keeps_its_resolution_in_integers(net, tmp_path):
     result = dsg_tf.quantize_model(
         _model(net), output=tmp_path / "net.tflite", config=config
     )
-    (output,) = result.report["outputs"].values()
+    (output,) = result.report.outputs.values()
     # As MUL and ADD, the nearly dead channel leaves 2 dB of the others.
-    assert output["sqnr_db"] > 25
+    assert output.sqnr_db > 25
 
 
 def test_a_graph_without_such_layers_stays_the_same_object():
