@@ -2,16 +2,20 @@
 
     python -m benchmarks.gpu --saved_model=PATH [--peak_tflops=67]
 
-For batches of 8, 32, 128, ... until memory ends, or what the step gains does:
+For batches of 8, 32 and 128, operation by operation and compiled by XLA:
 image-steps per second, and which share of the peak the products of a forward
 pass and of the gradient by the images are. Then the seconds of a whole
-`dsg_tf.quantize` with default settings. It needs a GPU that TensorFlow sees.
+`dsg_tf.quantize`, with default settings and with 64 samples of 300 steps, on
+the GPU and on the CPU of the same machine. It needs a GPU that TensorFlow sees.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
+import pathlib
 import tempfile
+from unittest import mock
 
 from absl import app, flags
 
@@ -21,8 +25,15 @@ _SAVED_MODEL = flags.DEFINE_string("saved_model", None, "The model.")
 _PEAK = flags.DEFINE_float(
     "peak_tflops", 67.0, "Of the device in float32; an H100 has 67."
 )
+_OUTPUT_DIR = flags.DEFINE_string(
+    "output_dir", "", "A folder for the .tflite files; deleted where not given."
+)
 _SECONDS = 3.0
-_LEAST_GAIN = 1.1
+_RUNS = {
+    "default": (),
+    "64 x 300": ("--num_samples=64", "--batch_size=32", "--steps=300"),
+}
+_DEVICES = {"GPU": {}, "CPU": {"CUDA_VISIBLE_DEVICES": "-1"}}
 
 
 def main(argv: list[str]) -> None:
@@ -34,27 +45,30 @@ def main(argv: list[str]) -> None:
             "got no GPU that TensorFlow sees; expected one; install"
             " tensorflow[and-cuda] for your driver"
         )
-    print("| batch | image-steps/s | share of the peak % |")
-    print("| --- | --- | --- |", flush=True)
-    best, batch = 0.0, 8
-    while True:
-        try:
-            step = steps.Step(_SAVED_MODEL.value, batch)
-            step.make()
-            found = steps.rate(step.make, amount=batch, seconds=_SECONDS)
-        except tf.errors.ResourceExhaustedError:
-            break
+    print("| batch | compiled | image-steps/s | share of the peak % |")
+    print("| --- | --- | --- | --- |", flush=True)
+    # The views of each sample are operations of their own: a step of 512 takes
+    # minutes to compile.
+    for compiled, batch in itertools.product((False, True), (8, 32, 128)):
+        step = steps.Step(_SAVED_MODEL.value, batch, compiled=compiled)
+        step.make()
+        found = steps.rate(step.make, amount=batch, seconds=_SECONDS)
         # A forward pass and the gradient by the images; two operations each.
         operations = 4 * steps.products(step.graph) / batch
         share = 100 * found * operations / (1e12 * _PEAK.value)
-        print(f"| {batch} | {found:.0f} | {share:.1f} |", flush=True)
-        if found < _LEAST_GAIN * best:
-            break
-        best, batch = found, 4 * batch
-    with tempfile.TemporaryDirectory() as folder:
-        output = os.path.join(folder, "model.tflite")
-        seconds = command.quantize(_SAVED_MODEL.value, output).seconds
-    print(f"\ndsg_tf.quantize: {seconds:.1f} s")
+        word = "by XLA" if compiled else "no"
+        print(f"| {batch} | {word} | {found:.0f} | {share:.1f} |", flush=True)
+    print("\n| run | device | s |\n| --- | --- | --- |", flush=True)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = pathlib.Path(_OUTPUT_DIR.value or temporary)
+        for name, arguments in _RUNS.items():
+            for device, environment in _DEVICES.items():
+                output = folder / f"{name.replace(' ', '_')}_{device}.tflite"
+                with mock.patch.dict(os.environ, environment):
+                    cost = command.quantize(
+                        _SAVED_MODEL.value, output, *arguments
+                    )
+                print(f"| {name} | {device} | {cost.seconds:.1f} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -53,9 +53,12 @@ class Step:
     Args:
       saved_model: path of the model.
       batch_size: images a step.
+      compiled: whether by XLA.
     """
 
-    def __init__(self, saved_model: str, batch_size: int):
+    def __init__(
+        self, saved_model: str, batch_size: int, *, compiled: bool = False
+    ):
         import tensorflow as tf
 
         from dsg_tf.analysis import source_model
@@ -83,7 +86,7 @@ class Step:
         self._step = tf.function(
             lambda: self._model.train_step(None)["loss"],
             autograph=False,
-            jit_compile=self._model.jit_compile,
+            jit_compile=compiled,
         )
         self._values = self._model.values()
 

@@ -125,7 +125,7 @@ def label_loss(
 
     Args:
       logits: float (B, K).
-      labels: int32 (B,).
+      labels: int64 (B,).
       temperature: a scalar, or float (B, 1).
       multi_label: whether the head is a sigmoid per class, not a softmax. A
         single sigmoid is a binary head: its labels are 0 and 1.

@@ -39,6 +39,8 @@ _EPOCH_STEPS = 10
 # Where samples note what the edge trial found, and what each batch took.
 _EDGES = "edges"
 _ROUNDS = "rounds"
+# On a GPU: 600 steps save what compiling costs; a trial compiles twice.
+_STEPS_WORTH_COMPILING = 1000
 
 
 def synthesize(
@@ -108,6 +110,7 @@ def synthesize(
             layers,
             domains=domains,
             config=dataclasses.replace(config, fill=fill),
+            steps=len(starts) * config.steps,
         )
 
     steps = min(config.steps, config.most_steps)
@@ -181,6 +184,7 @@ def build(
     *,
     domains: Mapping[str, input_domain.InputDomain],
     config: synthesis_config.SynthesisConfig,
+    steps: int = 0,
 ) -> synthesizer_lib.Synthesizer:
     """The synthesizer of a config, ready to fit.
 
@@ -189,6 +193,7 @@ def build(
       layers: its BN layers.
       domains: the domain of each input, by name.
       config: whose counts are all given.
+      steps: about how many it will make, of all batches.
     """
     model = synthesizer_lib.Synthesizer(
         graph,
@@ -199,10 +204,20 @@ def build(
     )
     model.compile(
         optimizer=keras.optimizers.Adam(config.learning_rate),
-        # XLA makes these graphs a hundred times slower on CPU.
-        jit_compile=bool(tf.config.list_logical_devices("GPU")),
+        jit_compile=worth_compiling(steps),
     )
     return model
+
+
+def worth_compiling(steps: int) -> bool:
+    """Whether XLA, which compiles for half a minute, saves more than that.
+
+    On a GPU a step of operations one by one takes about 50 ms, whatever the
+    batch, and a compiled one 3 (MobileNetV1 0.25, batches of 8 to 32). On a CPU
+    XLA makes these graphs a hundred times slower.
+    """
+    on_gpu = bool(tf.config.list_logical_devices("GPU"))
+    return on_gpu and steps >= _STEPS_WORTH_COMPILING
 
 
 def _try(model, callbacks, steps: int, *, stage) -> None:

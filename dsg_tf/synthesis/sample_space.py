@@ -168,7 +168,7 @@ class InputSpace:
         """A random view of each sample, for `seen`.
 
         Returns:
-          int32 (B, 3): shift down, shift right, and 1 if mirrored.
+          int64 (B, 3): shift down, shift right, and 1 if mirrored.
         """
         batch = self.shape[0]
         columns = [
@@ -176,7 +176,7 @@ class InputSpace:
             for most in self.reach
         ]
         columns.append(self.mirror * rng.integers(2, size=batch))
-        return np.stack(columns, axis=1).astype(np.int32)
+        return np.stack(columns, axis=1).astype(np.int64)
 
     def seen(self, values: tf.Tensor, views: tf.Tensor) -> tf.Tensor:
         """Samples in deviations as the network sees them, each in its view."""
@@ -197,22 +197,30 @@ class InputSpace:
         )
 
     def _seen(self, image: tf.Tensor, view: tf.Tensor) -> tf.Tensor:
-        """One image, (H, W, C), in its view, int32 (3,)."""
+        """One image, (H, W, C), in its view, int64 (3,)."""
+        # Only operations that XLA compiles once for all views: it would compile
+        # a slice from a padded image, or axes in a tensor, anew for each.
         if self.black:
-            down, right = self.reach
             low = self.bounds[0]
-            above_black = tf.pad(
-                image - low, [[down, down], [right, right], [0, 0]]
-            )
-            begin = tf.stack([down - view[0], right - view[1], 0])
-            image = tf.slice(above_black, begin, self.shape[1:]) + low
+            moved = tf.roll(image - low, view[:2], (0, 1))
+            image = moved * self._moved_in(view) + low
         elif any(self.reach):
             image = tf.roll(image, view[:2], (0, 1))
         if self.mirror:
-            # Along width, or along no axis: a choice between the two images
-            # would cost as much as a layer of a small network.
-            image = tf.reverse(image, tf.range(1, 1 + view[2]))
+            # Not tf.where, which would compute both.
+            image = tf.cond(
+                view[2] > 0, lambda: tf.reverse(image, [1]), lambda: image
+            )
         return image
+
+    def _moved_in(self, view: tf.Tensor) -> tf.Tensor:
+        """1 where a shifted image still is, 0 beyond its edges: (H, W, 1)."""
+        inside = []
+        for axis, size in enumerate(self.shape[1:3]):
+            origin = tf.range(size, dtype=view.dtype) - view[axis]
+            inside.append((origin >= 0) & (origin < size))
+        rows, columns = inside
+        return tf.cast((rows[:, None] & columns)[..., None], tf.float32)
 
     def to_model_tensor(self, values: tf.Tensor) -> tf.Tensor:
         """Deviations to the model's units, with a gradient."""

@@ -61,9 +61,9 @@ class Synthesizer(keras.Model):
     Attributes:
       samples: the variable of each input, by name, float32 (B, ...).
       targets: what the BN layers ask for.
-      views: int32 (B, 3) for each input, by name: how the network sees each
+      views: int64 (B, 3) for each input, by name: how the network sees each
         sample in this step; see `InputSpace.seen`.
-      labels: int32 (B,), the class asked of each sample.
+      labels: int64 (B,), the class asked of each sample.
       enhancement: float32 (B, N), weight of each layer for each sample.
       distances: float32 (N,), the last step's distance per layer.
       moments: m and s of the last step, float32 (B, C), the channels of all
@@ -111,8 +111,10 @@ class Synthesizer(keras.Model):
             )
             for n, (name, space) in enumerate(self._spaces.items())
         }
+        # Not int32: on a GPU, TensorFlow keeps variables of int32 on the CPU,
+        # where a compiled step cannot read them.
         self.views = {
-            name: self._state((batch, 3), f"views_{n}", dtype="int32")
+            name: self._state((batch, 3), f"views_{n}", dtype="int64")
             for n, name in enumerate(self._spaces)
         }
         channels = sum(self._measured.channels)
@@ -131,7 +133,7 @@ class Synthesizer(keras.Model):
         self._epsilons = tf.constant(
             np.repeat([float(x.epsilon) for x in layers], counts), tf.float32
         )
-        self.labels = self._state((batch,), "labels", dtype="int32")
+        self.labels = self._state((batch,), "labels", dtype="int64")
         self.enhancement = self._state((batch, count), "enhancement")
         self.distances = self._state((count,), "distances")
         self.moments = tuple(
@@ -165,7 +167,7 @@ class Synthesizer(keras.Model):
         rng = np.random.default_rng([config.seed, batch_index])
         for name, variable in self.samples.items():
             variable.assign(self._spaces[name].initial(rng))
-            self.views[name].assign(np.zeros((config.batch_size, 3), np.int32))
+            self.views[name].assign(np.zeros((config.batch_size, 3), np.int64))
         classes = self._head.num_classes if self._head else 1
         self.labels.assign(_balanced_labels(rng, classes, config.batch_size))
         weights = tf.ones((config.batch_size, len(self._batch_norms)))
@@ -422,11 +424,11 @@ def _own_moments(values: tf.Tensor) -> tf.Tensor:
 def _balanced_labels(
     rng: np.random.Generator, classes: int, count: int
 ) -> np.ndarray:
-    """Classes for the samples of a batch, int32 (count,).
+    """Classes for the samples of a batch, int64 (count,).
 
     Drawn without replacement within a batch, so that a batch covers as many
     classes as it can.
     """
     rounds = -(-count // classes)
     drawn = np.concatenate([rng.permutation(classes) for _ in range(rounds)])
-    return drawn[:count].astype(np.int32)
+    return drawn[:count].astype(np.int64)

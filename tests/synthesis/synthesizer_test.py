@@ -281,7 +281,7 @@ class TestLoss:
         )
         model = _make(config)
         views = np.array(
-            [(2, 0, 0), (0, -1, 0), (1, -2, 1), (0, 0, 1)], np.int32
+            [(2, 0, 0), (0, -1, 0), (1, -2, 1), (0, 0, 1)], np.int64
         )
         model.views["x"].assign(views)
         x, labels = model.samples["x"].numpy(), model.labels.numpy()
@@ -360,7 +360,7 @@ class TestViews:
         views = np.array([space.views(rng) for _ in range(50)])
         assert views[..., :2].any() == moves
         assert views[..., 2].any() == turns
-        assert views.dtype == np.int32
+        assert views.dtype == np.int64
         values = rng.normal(size=shape).astype(np.float32)
         moved = np.roll(values, (1, -2), (1, 2)) if moves else values
         for mirrored in (0, 1):
