@@ -331,9 +331,8 @@ class Maker:
             f"--saved_model={_absolute(self._model.path)}",
             f"--output={output}",
             *point.lines,
+            f"--samples={self._output_dir / samples.artifact}",
         ]
-        if images:
-            lines.append(f"--samples={self._output_dir / samples.artifact}")
         columns = {
             **dataclasses.asdict(export),
             "num_samples": config.synthesis.num_samples,
@@ -358,7 +357,6 @@ class Maker:
             commands=[self._by_flagfile("dsg_tf.quantize", folder)],
             flagfile=_flagfile("dsg_tf.quantize", lines),
             needs=(samples.key,),
-            samples="" if images else samples.artifact,
         )
 
     def _by_flagfile(self, module: str, folder: str) -> tuple[str, str]:

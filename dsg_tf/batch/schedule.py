@@ -9,17 +9,15 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-import os
 import pathlib
 import platform
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from absl import logging
 
 from dsg_tf.batch import run_metrics, run_record, runner
-from dsg_tf.core import files, progress, staging
+from dsg_tf.core import files, progress
 
 # Kinds of runs that give classes to real images.
 EVALUATIONS = ("float", "evaluate")
@@ -42,7 +40,6 @@ class Run:
       commands: see `runner.Task`.
       flagfile: text of `run.flags` in its folder.
       needs: keys of runs that must be done before.
-      samples: samples.npz to lay into the run folder of the artifact.
       floats: folder of the float model's evaluation.
     """
 
@@ -54,7 +51,6 @@ class Run:
     commands: Sequence[Sequence[str]]
     flagfile: str = ""
     needs: tuple[str, ...] = ()
-    samples: str = ""
     floats: str = ""
 
     @property
@@ -232,8 +228,6 @@ class Driver:
             (self._folder / run.artifact).unlink(missing_ok=True)
         if run.flagfile:
             files.write_atomically(folder / "run.flags", run.flagfile)
-        if run.samples:
-            self._lay_samples(run)
         self._before[run.key] = _mark(self._result(run))
         self._workers.submit(
             runner.Task(
@@ -243,20 +237,6 @@ class Driver:
                 _GOOD.get(run.kind, (0,)),
             )
         )
-
-    def _lay_samples(self, run: Run) -> None:
-        """Puts shared samples where the run looks for samples of its own."""
-        source = self._folder / run.samples
-        place = files.run_folder(self._folder / run.artifact)
-        place.mkdir(exist_ok=True)
-        temporary = staging.spare_name(place / "samples.npz")
-        try:
-            os.link(source, temporary)
-        except OSError:  # Not every disk has hard links.
-            shutil.copyfile(source, temporary)
-        os.replace(temporary, place / "samples.npz")
-        # Two names of one file: then `replace` does nothing, and says nothing.
-        temporary.unlink(missing_ok=True)
 
     def _fail(self, run: Run, cause: run_record.Row) -> None:
         moment = run_record.now()

@@ -10,15 +10,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dsg_tf
+from dsg_tf.analysis import source_model
 from dsg_tf.calibration import bn_ranges
 from dsg_tf.config import run_config
 from dsg_tf.core import strict_json
 from dsg_tf.diversity import diversity
-from dsg_tf.export import simulation
+from dsg_tf.export import export_result, simulation
 from dsg_tf.fidelity import verdict as verdict_lib
 from dsg_tf.fidelity import verify
 from dsg_tf.quant import qtypes
-from dsg_tf.transforms import pass_report
+from dsg_tf.transforms import pass_report, passes
 
 # Treatment of a layer that no pass supports.
 INSTEAD = "weights rounded to nearest by the exporter, on their own scales"
@@ -149,7 +150,7 @@ class RunReport:
     model_fingerprint: str
     output: str
     config: run_config.PipelineConfig
-    inputs: Mapping[str, Mapping[str, Any]]
+    inputs: Mapping[str, str]
     batch_norm_layers: int
     cover_behind_last_batch_norm: str
     samples: SampleCounts
@@ -218,16 +219,15 @@ class RunReport:
 
 def build(
     *,
-    source,
+    source: source_model.SourceModel,
     config: run_config.PipelineConfig,
     model: object,
     output: str | os.PathLike,
     samples: SampleCounts,
-    edges: Mapping[str, Any] | None,
-    rounds: Mapping[str, Mapping] | None,
+    sample_metadata: Mapping[str, Any],
     diverse: diversity.Diversity,
-    prepared,
-    written,
+    prepared: passes.PreparedGraph,
+    written: export_result.ExportResult,
     outputs: Mapping[str, verify.Fidelity],
     layers: Sequence[Mapping],
     seconds: Mapping[str, float],
@@ -240,9 +240,8 @@ def build(
       model: the model's path, or a live model.
       output: the .tflite's path.
       samples: numbers of samples.
-      edges: what the edge trial of their synthesis found; None without one.
-      rounds: steps of each batch, and how far it had settled; None where
-        nothing was synthesised.
+      sample_metadata: what the samples tell of themselves: `synthesis`, the
+        fields they were made with; `edges`; `rounds`. Empty for a user's own.
       diverse: of those that calibrate.
       prepared: what the passes made (`passes.PreparedGraph`).
       written: what was written (`export_result.ExportResult`).
@@ -250,6 +249,7 @@ def build(
       layers: rows of `fidelity`, worst first.
       seconds: wall seconds by stage.
     """
+    rounds = sample_metadata.get("rounds")
     name = type(model).__name__
     if isinstance(model, str | os.PathLike):
         name = os.fspath(model)
@@ -273,9 +273,11 @@ def build(
         config=config,
         inputs={k: domain.describe() for k, domain in source.domains.items()},
         batch_norm_layers=len(source.layers),
-        cover_behind_last_batch_norm=_cover(source, config),
+        cover_behind_last_batch_norm=_cover(
+            source, config, sample_metadata.get("synthesis")
+        ),
         samples=samples,
-        edges=edges,
+        edges=sample_metadata.get("edges"),
         rounds=rounds,
         diversity=diverse if diverse.layers else None,
         simulated=simulation.REASON if config.export.simulated else None,
@@ -338,17 +340,27 @@ def _plain(rows: Sequence) -> list[dict[str, Any]]:
     return [dataclasses.asdict(row) for row in rows]
 
 
-def _cover(source, config: run_config.PipelineConfig) -> str:
-    """How the synthesis covered tensors behind the last BN."""
-    synthesis = config.synthesis
-    if config.samples:
+def _cover(
+    source: source_model.SourceModel,
+    config: run_config.PipelineConfig,
+    made_with: Mapping[str, Any] | None,
+) -> str:
+    """How the synthesis covered tensors behind the last BN.
+
+    Args:
+      source: the loaded model.
+      config: what was asked for.
+      made_with: fields of the synthesis that made the samples; None where
+        nothing is known of it.
+    """
+    if not made_with:
         return "the user's samples"
-    if synthesis.steps == 0:
+    if made_with["steps"] == 0:
         return "none: noise"
     cover = []
-    if source.head is not None and synthesis.label_weight:
+    if source.head is not None and made_with["label_weight"]:
         cover.append(f"labels of {source.head.num_classes} classes")
     others = len(source.graph.outputs) - (source.head is not None)
-    if others and synthesis.spread_weight:
+    if others and made_with["spread_weight"]:
         cover.append("output spread")
     return ", ".join(cover) or "none"

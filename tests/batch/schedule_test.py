@@ -155,35 +155,17 @@ def test_interrupt_leaves_the_rows_of_what_was_done(tmp_path):
     assert workers.stopped
 
 
-def test_flagfile_and_shared_samples_are_there_before_the_run(tmp_path):
-    (tmp_path / "samples").mkdir()
-    shared = tmp_path / "samples/1.npz"
-    shared.write_bytes(b"samples")
+def test_flagfile_is_there_before_the_run(tmp_path):
     seen = []
 
     def look(task):
         del task
-        folder = tmp_path / "net/a"
-        seen.append((folder / "run.flags").read_text())
-        seen.append((folder / "model.tflite.run/samples.npz").read_bytes())
+        seen.append((tmp_path / "net/a/run.flags").read_text())
 
-    run = _run("a", flagfile="--seed=1\n", samples="samples/1.npz")
-    for _ in range(2):  # The second time all of it is there already.
+    run = _run("a", flagfile="--seed=1\n")
+    for _ in range(2):  # The second time it is there already.
         _drive(tmp_path, _Workers(act=look, idle=["a"]), [run])
-    assert seen == ["--seed=1\n", b"samples"] * 2
-    names = [p.name for p in (tmp_path / "net/a/model.tflite.run").iterdir()]
-    assert names == ["samples.npz"]
-
-
-def test_laying_samples_leaves_a_users_temporary_file(tmp_path):
-    (tmp_path / "samples").mkdir()
-    (tmp_path / "samples/1.npz").write_bytes(b"samples")
-    place = tmp_path / "net/a/model.tflite.run"
-    place.mkdir(parents=True)
-    (place / "samples.npz.tmp").write_text("mine")
-    _drive(tmp_path, _Workers(), [_run("a", samples="samples/1.npz")])
-    assert (place / "samples.npz").read_bytes() == b"samples"
-    assert (place / "samples.npz.tmp").read_text() == "mine"
+    assert seen == ["--seed=1\n"] * 2
 
 
 def _evaluation(key: str, *needs: str, kind: str = "evaluate", floats=""):

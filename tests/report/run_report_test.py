@@ -170,8 +170,7 @@ def _build(**changes):
         "model": "folder/net",
         "output": "net.tflite",
         "samples": run_report.SampleCounts(64, 16),
-        "edges": {"fill": "black"},
-        "rounds": None,
+        "sample_metadata": {"edges": {"fill": "black"}},
         "diverse": diversity.Diversity(64, 0, ()),
         "prepared": types.SimpleNamespace(
             reports=(_PASS,), untreated=(("mix", "Einsum"),)
@@ -319,7 +318,9 @@ def test_report_says_how_tensors_behind_the_last_bn_were_covered(
 
     source = _Source()
     source.head = Head() if head else None
-    built = _build(source=source, config=settings)
+    made_with = dataclasses.asdict(settings.synthesis)
+    metadata = {} if settings.samples else {"synthesis": made_with}
+    built = _build(source=source, config=settings, sample_metadata=metadata)
     assert built.cover_behind_last_batch_norm == cover
 
 
@@ -330,7 +331,7 @@ def _round(**changes):
 
 class TestRounds:
     def _line(self, rounds):
-        built = _build(rounds=rounds)
+        built = _build(sample_metadata={"rounds": rounds})
         found = [
             x for x in terminal.summary(built) if x.startswith("samples: ")
         ]
