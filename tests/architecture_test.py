@@ -186,6 +186,37 @@ def test_imports_make_no_circle():
     assert _circle(_sources()) == []
 
 
+def _public_functions(tree: ast.AST) -> Iterator[ast.FunctionDef]:
+    """Functions and methods whose names, and whose class's, are public."""
+    for node in ast.iter_child_nodes(tree):
+        if getattr(node, "name", "").startswith("_"):
+            continue
+        if isinstance(node, ast.ClassDef):
+            yield from _public_functions(node)
+        elif isinstance(node, ast.FunctionDef):
+            yield node
+
+
+def _without_types(source: str) -> list[str]:
+    found = []
+    for function in _public_functions(ast.parse(source)):
+        given = function.args
+        found += [
+            f"{function.name}({argument.arg})"
+            for argument in (*given.posonlyargs, *given.args, *given.kwonlyargs)
+            if argument.annotation is None
+            and argument.arg not in ("self", "cls")
+        ]
+    return found
+
+
+def test_every_public_parameter_has_a_type():
+    found = {m: _without_types(s) for m, s in _sources().items()}
+    assert {m: names for m, names in found.items() if names} == {}
+    assert _without_types("def f(a, *, b: int): pass") == ["f(a)"]
+    assert _without_types("class C:\n def g(self, a): pass") == ["g(a)"]
+
+
 def test_tensorflow_keras_and_flags_stay_where_they_belong():
     assert _wrong_tops(_sources()) == []
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable
 
-from dsg_tf.graph import ir, pattern
+from dsg_tf.graph import ir, ops, pattern
 
 _ADD = "Add|AddV2"
 _DIVIDE = "RealDiv|Div"
@@ -84,7 +84,7 @@ def _decomposed_patterns() -> tuple[pattern.Pattern, ...]:
 
 
 _DECOMPOSED = _decomposed_patterns()
-_ROOTS = frozenset({"Add", "AddV2", "BiasAdd", "Sub", "Mul", "RealDiv", "Div"})
+_ROOTS = ops.ARITHMETIC | {"BiasAdd", "Div"}
 _KEYS = ("mean", "variance", "epsilon", "total", "gamma", "beta")
 
 

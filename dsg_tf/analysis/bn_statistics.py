@@ -17,7 +17,7 @@ import numpy as np
 
 from dsg_tf.analysis import bn_patterns, other_norms
 from dsg_tf.core import errors
-from dsg_tf.graph import evaluation, ir, memo, naming
+from dsg_tf.graph import evaluation, ir, memo, naming, ops
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -91,7 +91,7 @@ def find(graph: ir.Graph) -> tuple[BatchNorm, ...]:
     for node in reversed(list(graph)):
         if node.name in taken:
             continue
-        if node.op in other_norms.FUSED_OPS:
+        if node.op in ops.BATCH_NORMS:
             matched = _fused(graph, node)
             if matched:
                 found.append(matched)
@@ -255,7 +255,7 @@ def _producer_op(graph: ir.Graph, tensor: str) -> str:
     while True:
         if node.op in ("BiasAdd", "Squeeze", "ExpandDims", "Reshape", "Cast"):
             ahead = list(node.inputs[:1])
-        elif node.op in ("Add", "AddV2"):
+        elif node.op in ops.ADDITIONS:
             ahead = [t for t in node.inputs if not graph.is_constant(t)]
         else:
             break

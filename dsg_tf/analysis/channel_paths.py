@@ -19,27 +19,9 @@ import numpy as np
 import tensorflow as tf
 
 from dsg_tf.analysis import layer_edits, linear_layers
-from dsg_tf.graph import ir
+from dsg_tf.graph import ir, ops
 
-# Operations with one operand that commute with a positive factor per channel.
-_ALONE = frozenset(
-    {
-        "AvgPool",
-        "BatchToSpaceND",
-        "Identity",
-        "LeakyRelu",
-        "MaxPool",
-        "MirrorPad",
-        "Pad",
-        "Relu",
-        "ResizeBilinear",
-        "ResizeNearestNeighbor",
-        "SpaceToBatchND",
-    }
-)
-_SHAPE_OPS = frozenset({"ExpandDims", "Reshape", "Squeeze"})
-# What a path through it loses when a constant is added in front.
-LINEAR_OPS = _SHAPE_OPS | frozenset({"AvgPool", "MaxPool", "Mean"})
+_KEEP_FACTORS = ops.having(ops.Trait.KEEPS_FACTORS)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -181,7 +163,7 @@ def _breaks(graph: ir.Graph, node: ir.Node, tensor: str, channels: int) -> str:
     """Why a path cannot pass through a node; empty if it can."""
     if node.inputs[0] != tensor and node.op != "Minimum":
         return f"{node.op} reads it as another operand"
-    if node.op in _ALONE or node.op in ("Relu6", "Minimum"):
+    if node.op in _KEEP_FACTORS or node.op in ("Relu6", "Minimum"):
         return ""
     if node.op == "PadV2":
         value = graph.literal(node.inputs[2])
@@ -196,7 +178,7 @@ def _breaks(graph: ir.Graph, node: ir.Node, tensor: str, channels: int) -> str:
             axis % rank not in (0, rank - 1) for axis in axes.reshape(-1)
         )
         return "" if spatial else "Mean over channels"
-    if node.op in _SHAPE_OPS:
+    if node.op in ops.RESHAPES:
         if after and after[-1] == channels:
             return ""
         # A flattened image: channels stand last in each position.

@@ -18,26 +18,11 @@ import math
 
 import numpy as np
 
-from dsg_tf.graph import ir
+from dsg_tf.graph import ir, ops
 
 _erf = np.vectorize(math.erf, otypes=[np.float64])
 
-# They hand channels on as they are: moments are averages over positions.
-_KEEPING = frozenset(
-    {
-        "AvgPool",
-        "BatchToSpaceND",
-        "ExpandDims",
-        "Identity",
-        "Mean",
-        "MirrorPad",
-        "Pad",
-        "ResizeBilinear",
-        "ResizeNearestNeighbor",
-        "SpaceToBatchND",
-        "Squeeze",
-    }
-)
+_KEEP_MOMENTS = ops.having(ops.Trait.KEEPS_MOMENTS)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -66,7 +51,9 @@ class ClippedNormal:
         ends = (-infinite, infinite)
         return cls(moments.mean, moments.deviation, *ends, *ends)
 
-    def clipped(self, low, high) -> ClippedNormal:
+    def clipped(
+        self, low: np.ndarray | float, high: np.ndarray | float
+    ) -> ClippedNormal:
         """Clipped to [low, high] as well, behind its own clip.
 
         An end that the variable never goes beyond clips nothing.
@@ -169,11 +156,11 @@ def _behind(
         return first.clipped(-np.inf, bound.astype(np.float64).reshape(-1))
     if node.op == "Mean" and _is_of_channels(graph, node):
         return None
-    if node.op in _KEEPING and shape[-1] == channels:
+    if node.op in _KEEP_MOMENTS and shape[-1] == channels:
         return first
     if node.op == "Reshape" and shape[-1] == channels:
         return first
-    if node.op in ("Add", "AddV2") and len(known) == 2:
+    if node.op in ops.ADDITIONS and len(known) == 2:
         return _sum(*known)
     return None
 

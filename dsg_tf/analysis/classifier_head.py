@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import dataclasses
 
-from dsg_tf.graph import ir
+from dsg_tf.graph import ir, ops
 
 # Operations between the last layer and the output that only rearrange.
-_REARRANGING = frozenset({"Reshape", "Squeeze", "ExpandDims", "Cast"})
+_REARRANGING = ops.RESHAPES | {"Cast"}
 _LAYERS = frozenset({"MatMul", "Conv2D", "BatchMatMulV2", "Mean", "AvgPool"})
-_BIAS = frozenset({"BiasAdd", "Add", "AddV2"})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +63,7 @@ def _head_of(graph: ir.Graph, port: ir.Port) -> ClassifierHead | None:
         if not _scores_classes(graph.shape(logits)):
             return None
         return ClassifierHead(port.name, logits, max(classes, 2), binary)
-    if node.op in _BIAS:
+    if node.op in ops.BIAS_ADDITIONS:
         varying = [t for t in node.inputs if not graph.is_constant(t)]
         if len(varying) != 1:
             return None

@@ -20,13 +20,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from dsg_tf.analysis import bn_statistics
-from dsg_tf.graph import evaluation, ir
+from dsg_tf.graph import evaluation, ir, ops
 
-LAYER_OPS = frozenset({"Conv2D", "DepthwiseConv2dNative", "MatMul", "Conv3D"})
+LAYER_OPS = ops.CONVOLUTIONS | {"Conv3D", "MatMul"}
 
-_BIAS_OPS = frozenset({"BiasAdd", "Add", "AddV2"})
-# What may stand between a layer and its BN and leaves the channels alone.
-_SHAPE_OPS = frozenset({"Squeeze", "Reshape", "BatchToSpaceND"})
 
 # The grid of correlations; 0 is white noise, natural images have 0.9 and more.
 _NEIGHBOUR_CORRELATIONS = (
@@ -277,7 +274,7 @@ def _batch_norm_behind(
         if len(following) != 1:
             return None
         step = following[0]
-        if step.op in _BIAS_OPS:
+        if step.op in ops.BIAS_ADDITIONS:
             other = [t for t in step.inputs if t != tensor]
             if len(other) != 1 or not graph.is_constant(other[0]):
                 return None
@@ -285,7 +282,7 @@ def _batch_norm_behind(
             if value.size != max(value.shape[-1:], default=1):
                 return None
             bias = bias + value.ravel().astype(np.float64)
-        elif step.op not in _SHAPE_OPS:
+        elif step.op not in ops.BEHIND_LAYERS:
             return None
         tensor = step.output
     layer = by_input[tensor]

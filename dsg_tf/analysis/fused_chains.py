@@ -9,21 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 
-from dsg_tf.graph import ir
+from dsg_tf.graph import ir, ops
 
-BATCH_NORMS = frozenset(
-    {"FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3"}
-)
-ARITHMETIC = frozenset({"Add", "AddV2", "Mul", "RealDiv", "Sub"})
-# The converter looks through these for what follows.
-RESHAPES = frozenset({"BatchToSpaceND", "ExpandDims", "Reshape", "Squeeze"})
-
-_SUMS = frozenset({"Add", "AddV2", "Sub"})
-_CONVOLUTIONS = frozenset({"Conv2D", "DepthwiseConv2dNative"})
-_PRODUCTS = frozenset({"BatchMatMulV2", "BatchMatMulV3", "Einsum", "MatMul"})
+# BatchMatMul has no form in a .tflite.
+_PRODUCTS = ops.PRODUCTS - {"BatchMatMul"}
 _TRANSPOSED = "Conv2DBackpropInput"
-LINEAR = _CONVOLUTIONS | _PRODUCTS | {_TRANSPOSED}
-_VECTORS = ARITHMETIC | BATCH_NORMS | {"BiasAdd"}
+LINEAR = ops.CONVOLUTIONS | _PRODUCTS | {_TRANSPOSED}
+_VECTORS = ops.ARITHMETIC | ops.BATCH_NORMS | {"BiasAdd"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +66,7 @@ def after(
 
 def data_operand(graph: ir.Graph, node: ir.Node) -> str:
     """The operand that a bias or scale would be a constant beside."""
-    if node.op in ARITHMETIC:
+    if node.op in ops.ARITHMETIC:
         return _varying_operand(graph, node) or node.inputs[0]
     return node.inputs[0]
 
@@ -83,7 +75,7 @@ def continues(graph: ir.Graph, node: ir.Node, chain: Chain) -> bool:
     """Whether an operation behind a chain is a constant by channel."""
     if node.op not in chain.vectors:
         return False
-    if node.op not in ARITHMETIC:
+    if node.op not in ops.ARITHMETIC:
         return all(graph.is_constant(t) for t in node.inputs[1:])
     data = _varying_operand(graph, node)
     if data is None:
@@ -107,7 +99,7 @@ def merged_forward(graph: ir.Graph) -> frozenset[str]:
     for node in reversed(list(graph)):
         readers = graph.consumers(node.output)
         if (
-            node.op in ARITHMETIC
+            node.op in ops.ARITHMETIC
             and readers
             and node.output not in outputs
             and _is_by_one_number(graph, node)
@@ -157,7 +149,7 @@ def _is_by_one_number(graph: ir.Graph, node: ir.Node) -> bool:
 def _takes_in(graph: ir.Graph, reader: ir.Node, node: ir.Node) -> bool:
     """Whether a convolution takes in the operation before it."""
     return (
-        reader.op in _CONVOLUTIONS
+        reader.op in ops.CONVOLUTIONS
         and graph.is_constant(reader.inputs[1])
-        and (node.op not in _SUMS or reader.attr("padding") == "VALID")
+        and (node.op not in ops.SUMS or reader.attr("padding") == "VALID")
     )

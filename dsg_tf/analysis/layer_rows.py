@@ -1,4 +1,4 @@
-"""What a layer sees and gives at single positions: matrix products of rows.
+"""Inputs and outputs of a layer at single positions, as rows of products.
 
 A convolution at one output position is a product of its kernel with a patch
 of its input. Rows of patches from random positions of many samples stand for
@@ -14,9 +14,9 @@ from collections.abc import Iterable
 import numpy as np
 
 from dsg_tf.analysis import linear_layers
-from dsg_tf.graph import ir
+from dsg_tf.graph import ir, ops
 
-_OPS = frozenset({"Conv2D", "DepthwiseConv2dNative", "MatMul"})
+_OPS = ops.CONVOLUTIONS | {"MatMul"}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -14,10 +14,7 @@ from collections.abc import Mapping
 import numpy as np
 import tensorflow as tf
 
-from dsg_tf.graph import evaluation, grouped_convolutions, ir, memo, naming
-
-# What may stand between an operation and its bias and leaves channels alone.
-SHAPE_OPS = frozenset({"BatchToSpaceND", "ExpandDims", "Reshape", "Squeeze"})
+from dsg_tf.graph import evaluation, grouped_convolutions, ir, memo, naming, ops
 
 # Operand of the data and of the kernel, and the axes of the kernel's output
 # channels and input channels. MatMul depends on its attributes.
@@ -299,7 +296,7 @@ def _bias_of(graph: ir.Graph, node: ir.Node) -> _Bias | None:
     while tensor not in outputs and len(graph.consumers(tensor)) == 1:
         (reader,) = graph.consumers(tensor)
         shape = graph.shape(reader.output)
-        if reader.op in SHAPE_OPS and reader.inputs[0] == tensor:
+        if reader.op in ops.BEHIND_LAYERS and reader.inputs[0] == tensor:
             if first or not shape or shape[-1] != channels:
                 return None
             tensor = reader.output
@@ -320,7 +317,7 @@ def _behind_blocks(graph: ir.Graph, node: ir.Node) -> str:
     outputs = {port.tensor for port in graph.outputs}
     while tensor not in outputs and len(graph.consumers(tensor)) == 1:
         (reader,) = graph.consumers(tensor)
-        if reader.op not in SHAPE_OPS or reader.inputs[0] != tensor:
+        if reader.op not in ops.BEHIND_LAYERS or reader.inputs[0] != tensor:
             break
         tensor = reader.output
         if reader.op == "BatchToSpaceND":
@@ -332,7 +329,7 @@ def _added_vector(
     graph: ir.Graph, reader: ir.Node, tensor: str, axis: int
 ) -> str | None:
     """The constant, one number a channel, that a node adds to a tensor."""
-    if reader.op not in ("Add", "AddV2", "BiasAdd"):
+    if reader.op not in ops.BIAS_ADDITIONS:
         return None
     others = [t for t in reader.inputs if t != tensor]
     if len(others) != 1 or not _is_weight(graph, others[0]):

@@ -1,4 +1,4 @@
-"""Normalisations that remember nothing: what a model has in BN's place.
+"""Normalisation layers without stored statistics, in place of BN.
 
 LayerNorm, GroupNorm and the like normalise by moments of the very input that
 passes, and so does BatchNormalization in training mode. None of them says
@@ -12,17 +12,13 @@ import dataclasses
 
 import numpy as np
 
-from dsg_tf.graph import ir
+from dsg_tf.graph import ir, ops
 
-FUSED_OPS = frozenset(
-    {"FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3"}
-)
 BATCH = "BatchNormalization in training mode"
 LAYER = "LayerNorm"
 GROUP = "InstanceNorm or GroupNorm"
 
-_CONVOLUTIONS = frozenset({"Conv2D", "DepthwiseConv2dNative", "Conv3D"})
-_ADDITIONS = frozenset({"BiasAdd", "Add", "AddV2"})
+_CONVOLUTIONS = ops.CONVOLUTIONS | {"Conv3D"}
 _DIVISIONS = frozenset({"RealDiv", "Div", "DivNoNan"})
 # What stands between a variance and its root: epsilon, Bessel's correction,
 # E[x^2] - E[x]^2 and its guard, squeezes and casts.
@@ -67,7 +63,7 @@ def find(graph: ir.Graph) -> list[Norm]:
     """
     found = []
     for node in graph:
-        if node.op in FUSED_OPS and node.attr("is_training", True):
+        if node.op in ops.BATCH_NORMS and node.attr("is_training", True):
             kind = LAYER if is_fused_layer_norm(graph, node) else BATCH
             found.append(Norm(kind, node))
         elif _is_root(graph, node) and not graph.is_constant(node.output):
@@ -89,12 +85,12 @@ def is_fused_layer_norm(graph: ir.Graph, node: ir.Node) -> bool:
 
 def describe(graph: ir.Graph) -> str:
     """What a graph without BN has in its place, in a few words."""
-    ops = collections.Counter(node.op for node in graph)
+    counts = collections.Counter(node.op for node in graph)
     parts = []
-    convolutions = sum(ops[op] for op in _CONVOLUTIONS)
+    convolutions = sum(counts[op] for op in _CONVOLUTIONS)
     if convolutions:
         biased = sum(
-            node.op in _ADDITIONS
+            node.op in ops.BIAS_ADDITIONS
             and graph.producer(node.inputs[0]).op in _CONVOLUTIONS
             for node in graph
         )
@@ -107,7 +103,7 @@ def describe(graph: ir.Graph) -> str:
     if not parts:
         listed = [
             f"{count} x {op}"
-            for op, count in ops.most_common()
+            for op, count in counts.most_common()
             if op not in ("Const", "Placeholder")
         ]
         parts.append("operations " + (", ".join(listed[:4]) or "none at all"))

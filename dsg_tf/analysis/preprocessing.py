@@ -13,21 +13,10 @@ from collections.abc import Iterator
 import numpy as np
 
 from dsg_tf.analysis import domain_fit
-from dsg_tf.graph import evaluation, ir
+from dsg_tf.graph import evaluation, ir, ops
 
 # Operations that change the shape of an input and not what its values mean.
-_SHAPE_OPS = frozenset(
-    {
-        "Cast",
-        "ExpandDims",
-        "MirrorPad",
-        "Pad",
-        "PadV2",
-        "Reshape",
-        "SpaceToBatchND",
-        "Squeeze",
-    }
-)
+_SHAPE_OPS = ops.RESHAPES | ops.PADS | {"Cast", "SpaceToBatchND"}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -18,7 +18,7 @@ import enum
 from collections.abc import Mapping
 
 from dsg_tf.analysis import fused_chains, fused_patterns
-from dsg_tf.graph import ir
+from dsg_tf.graph import ir, ops
 from dsg_tf.quant import qtypes
 
 # The output has the scale of this operand. The first of its kind compute, so
@@ -44,10 +44,9 @@ _FIXED = {
 }
 _UNIT = qtypes.TensorRange(-1.0, 1.0)
 
-_POOLS = frozenset({"AvgPool", "MaxPool"})
 # Their constants are no operands of a .tflite: a BN is folded or written as
 # two operations, a power is written as products.
-_OWN_CONSTANTS = fused_chains.BATCH_NORMS | {"BiasAdd", "Pow"}
+_OWN_CONSTANTS = ops.BATCH_NORMS | {"BiasAdd", "Pow"}
 
 
 class Kind(enum.Enum):
@@ -236,7 +235,7 @@ class _Finder:
         """The operand whose grid the outputs have."""
         if node.op in _TIED:
             return node.inputs[_TIED[node.op]]
-        if node.op in fused_chains.ARITHMETIC:
+        if node.op in ops.ARITHMETIC:
             return fused_patterns.unchanged(self._graph, node.output)
         return None
 
@@ -254,7 +253,7 @@ class _Finder:
             data,
         )
         chain = self._chain(data)
-        if node.op in fused_chains.RESHAPES and chain is not None:
+        if node.op in ops.BEHIND_LAYERS and chain is not None:
             before, behind = graph.shape(data) or (), graph.shape(tensor) or ()
             same = before[-1:] == behind[-1:]
             self._chains[tensor] = chain.reshaped(tensor, same_channels=same)
@@ -268,7 +267,7 @@ class _Finder:
         self._own(tensor)
         if chain is not None and chain.activation:
             self._merge(chain, node)
-        elif producer.op in _POOLS and self._sole_reader(source):
+        elif producer.op in ops.POOLS and self._sole_reader(source):
             self._skip(tensor, f"merged with {producer.op}", source)
 
     def _visit_as_output(self, node: ir.Node, tensor: str) -> None:

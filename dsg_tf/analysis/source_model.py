@@ -55,7 +55,7 @@ class SourceModel:
         return {port.name: port.shape[1:] for port in self.graph.inputs}
 
 
-def load(model, config: run_config.PipelineConfig) -> SourceModel:
+def load(model: object, config: run_config.PipelineConfig) -> SourceModel:
     """Loads a model and recovers what its inputs look like.
 
     Args:

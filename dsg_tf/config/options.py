@@ -74,7 +74,7 @@ class Declared:
         return self.option.flag or self.name
 
 
-def option(default, help: str, **attributes) -> Any:
+def option(default: Any, help: str, **attributes) -> Any:
     """A field of a config.
 
     Args:
@@ -94,7 +94,7 @@ def option(default, help: str, **attributes) -> Any:
     )
 
 
-def declared(config) -> Mapping[str, Declared]:
+def declared(config: Any) -> Mapping[str, Declared]:
     """The options of a config, or of its class, by field, in order."""
     found = {}
     for field in dataclasses.fields(config):
@@ -110,7 +110,7 @@ def declared(config) -> Mapping[str, Declared]:
     return found
 
 
-def check(config) -> None:
+def check(config: Any) -> None:
     """Raises an error for a value that an option does not accept.
 
     Args:

@@ -12,6 +12,7 @@ import json
 import math
 import os
 from collections.abc import Mapping
+from typing import Any
 
 from dsg_tf.config import export_config, options, synthesis_config
 from dsg_tf.core import checks, errors
@@ -184,6 +185,6 @@ def _require_shapes(pairs) -> None:
         )
 
 
-def to_json(config) -> str:
+def to_json(config: Any) -> str:
     """The config as JSON with sorted keys; equal configs, equal text."""
     return json.dumps(dataclasses.asdict(config), sort_keys=True)

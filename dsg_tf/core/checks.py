@@ -7,11 +7,12 @@ valid values.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from dsg_tf.core import errors
 
 
-def require_choice(subject: str, value, choices: tuple) -> None:
+def require_choice(subject: str, value: Any, choices: tuple) -> None:
     """Refuses a value that is none of the choices.
 
     Args:
@@ -30,7 +31,7 @@ def require_choice(subject: str, value, choices: tuple) -> None:
         )
 
 
-def require_int(subject: str, value, minimum: int) -> None:
+def require_int(subject: str, value: Any, minimum: int) -> None:
     """Refuses what is no integer (True is none), or one below `minimum`.
 
     Args:
@@ -47,7 +48,9 @@ def require_int(subject: str, value, minimum: int) -> None:
         )
 
 
-def require_number(subject: str, value, minimum: float, maximum: float) -> None:
+def require_number(
+    subject: str, value: Any, minimum: float, maximum: float
+) -> None:
     """Refuses what is no finite number from `minimum` to `maximum`.
 
     Args:
@@ -69,7 +72,7 @@ def require_number(subject: str, value, minimum: float, maximum: float) -> None:
         raise errors.UserError(subject, got=repr(value), expected=expected)
 
 
-def require_bool(subject: str, value) -> None:
+def require_bool(subject: str, value: Any) -> None:
     """Refuses anything but True and False, also 0 and 1.
 
     Args:

@@ -56,7 +56,7 @@ def _add_file(digest, path: pathlib.Path) -> None:
             digest.update(chunk)
 
 
-def of_settings(settings) -> str:
+def of_settings(settings: object) -> str:
     """SHA-256, hex, of anything that JSON holds; order does not count.
 
     Examples:

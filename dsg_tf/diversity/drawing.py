@@ -118,7 +118,7 @@ def check(sets: Sets) -> Sequence[sample_moments.SampleMoments]:
     return first
 
 
-def legend(figure, sets: Sets, *, lines_not_boxes: bool) -> None:
+def legend(figure: Any, sets: Sets, *, lines_not_boxes: bool) -> None:
     """Above the picture: the sets, with their sizes, and the BN value."""
     from matplotlib import lines, patches
 
@@ -145,7 +145,7 @@ def legend(figure, sets: Sets, *, lines_not_boxes: bool) -> None:
     )
 
 
-def plain(axis) -> None:
+def plain(axis: Any) -> None:
     """Less ink: two spines, faint lines at the ticks of y."""
     axis.spines[["top", "right"]].set_visible(False)
     axis.grid(axis="y", color="0.9", linewidth=0.6)

@@ -11,7 +11,7 @@ import enum
 from collections.abc import Iterator
 
 from dsg_tf.analysis import classifier_head
-from dsg_tf.graph import ir
+from dsg_tf.graph import ir, ops
 
 
 class Kind(str, enum.Enum):
@@ -34,10 +34,8 @@ class Kind(str, enum.Enum):
 _SOFTMAX = ("Softmax", "LogSoftmax")
 # Operations that change the places of values, not the values; of a softmax
 # only those count that leave the last axis whole.
-_REARRANGING = frozenset(
-    {"Reshape", "Squeeze", "ExpandDims", "Cast", "Transpose", "StridedSlice"}
-)
-_JOINING = frozenset({"ConcatV2", "Pack"})
+_REARRANGING = ops.RESHAPES | {"Cast", "StridedSlice", "Transpose"}
+_JOINING = ops.having(ops.Trait.JOIN)
 
 
 def find(graph: ir.Graph) -> dict[str, Kind]:

@@ -16,24 +16,13 @@ from tensorflow.core.framework import function_pb2, node_def_pb2
 from tensorflow.python.eager import context
 from tensorflow.python.framework import convert_to_constants
 
-from dsg_tf.graph import grouped_convolutions, inlining, ir, switches
+from dsg_tf.graph import grouped_convolutions, inlining, ir, ops, switches
 
 # Operations that move numbers and never compute with them: an input that
 # reaches a Cast through these alone can be fed as float just as well.
-_MOVING_OPS = frozenset(
-    {
-        "ConcatV2",
-        "ExpandDims",
-        "Pad",
-        "PadV2",
-        "Reshape",
-        "ReverseV2",
-        "Slice",
-        "Squeeze",
-        "StridedSlice",
-        "Transpose",
-    }
-)
+_MOVING_OPS = (
+    ops.RESHAPES | ops.PADS - {"MirrorPad"} | ops.having(ops.Trait.MOVE)
+) | {"ConcatV2"}
 
 
 def freeze(

@@ -13,27 +13,14 @@ import dataclasses
 import functools
 import re
 from collections.abc import Container, Iterable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from tensorflow.core.framework import function_pb2, node_def_pb2
 
+from dsg_tf.graph import ops
 from dsg_tf.quant import qtypes
-
-# Operations that return their inputs unchanged. TensorFlow uses IdentityN to
-# mark a custom gradient (for instance of silu); in a graph that was loaded from
-# a file, that gradient is missing.
-_PASS_THROUGH = frozenset(
-    {
-        "CheckNumerics",
-        "EnsureShape",
-        "Identity",
-        "IdentityN",
-        "PreventGradient",
-        "Snapshot",
-        "StopGradient",
-    }
-)
 
 
 def tensor_name(ref: str) -> str:
@@ -136,7 +123,7 @@ class Node:
         """The first output tensor."""
         return f"{self.name}:0"
 
-    def attr(self, name: str, default=None):
+    def attr(self, name: str, default: Any = None):
         """An attribute as a plain Python value, or `default` if absent."""
         if name not in self.definition.attr:
             return default
@@ -472,13 +459,13 @@ def without_pass_through(nodes: Mapping[str, Node]) -> dict[str, Node]:
     return {
         name: node.with_inputs(source(nodes, t) for t in node.inputs)
         for name, node in nodes.items()
-        if node.op not in _PASS_THROUGH and node.op != "NoOp"
+        if node.op not in ops.IDENTITIES and node.op != "NoOp"
     }
 
 
 def source(nodes: Mapping[str, Node], tensor: str) -> str:
     """The tensor behind a chain of Identity nodes."""
-    while nodes[node_name(tensor)].op in _PASS_THROUGH:
+    while nodes[node_name(tensor)].op in ops.IDENTITIES:
         # IdentityN hands on each of its inputs, the others their first.
         index = int(tensor.rpartition(":")[2])
         tensor = nodes[node_name(tensor)].inputs[index]

@@ -7,9 +7,7 @@ whole feature map, and its gradient too.
 
 from __future__ import annotations
 
-from dsg_tf.graph import ir
-
-_CONVOLUTIONS = frozenset({"Conv2D", "DepthwiseConv2dNative"})
+from dsg_tf.graph import ir, ops
 
 
 def absorbed(graph: ir.Graph) -> ir.Graph:
@@ -36,7 +34,7 @@ def absorbed(graph: ir.Graph) -> ir.Graph:
     nodes = {}
     outputs = {port.tensor for port in graph.outputs}
     for node in graph:
-        if node.op not in _CONVOLUTIONS:
+        if node.op not in ops.CONVOLUTIONS:
             continue
         pad = graph.producer(node.inputs[0])
         if pad.output in outputs or not _is_same(graph, pad, node):

@@ -103,7 +103,7 @@ def read(
 
 
 def of_values(
-    values,
+    values: object,
     *,
     inputs: Mapping[str, tuple[int | None, ...] | None],
     subject: str = "samples",
@@ -125,7 +125,8 @@ def of_values(
     """
     metadata: Mapping[str, Any] = {}
     if isinstance(values, SampleSet):
-        values, metadata = values.arrays, values.metadata
+        metadata = values.metadata
+        values = values.arrays
     if not isinstance(values, Mapping):
         values = {"": values}
     try:

@@ -7,7 +7,8 @@ import math
 import os
 import pathlib
 import statistics
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -30,7 +31,7 @@ class BatchNormTargets(keras.callbacks.Callback):
         super().__init__()
         self._done = False
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: Mapping[str, Any] | None = None):
         if self._done:
             return
         model, config = self.model, self.model.config
@@ -106,11 +107,13 @@ class ChangeViews(keras.callbacks.Callback):
     appendix).
     """
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: Mapping[str, Any] | None = None):
         seed = [self.model.config.seed, self.model.batch_index, 1]
         self._rng = np.random.default_rng(seed)
 
-    def on_train_batch_begin(self, batch, logs=None):
+    def on_train_batch_begin(
+        self, batch: int, logs: Mapping[str, Any] | None = None
+    ):
         self.model.change_views(self._rng)
 
 
@@ -128,10 +131,12 @@ class CosineAnneal(keras.callbacks.Callback):
         self._steps = steps
         self._step = 0
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: Mapping[str, Any] | None = None):
         self._step = 0
 
-    def on_train_batch_begin(self, batch, logs=None):
+    def on_train_batch_begin(
+        self, batch: int, logs: Mapping[str, Any] | None = None
+    ):
         progress = self._step / self._steps
         rate = 0.5 * self._learning_rate * (1 + math.cos(math.pi * progress))
         self.model.optimizer.learning_rate.assign(rate)
@@ -154,12 +159,14 @@ class PlateauAnneal(keras.callbacks.Callback):
         self._learning_rate = learning_rate
         self._patience = max(patience, 1)
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: Mapping[str, Any] | None = None):
         self._rate = self._learning_rate
         self._best, self._since = math.inf, 0
         self.model.optimizer.learning_rate.assign(self._rate)
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(
+        self, batch: int, logs: Mapping[str, Any] | None = None
+    ):
         loss = float(logs["loss"])
         if loss < self._best * (1 - 1e-4):
             self._best, self._since = loss, 0
@@ -183,11 +190,15 @@ class StopWhenSettled(keras.callbacks.Callback):
         super().__init__()
         self._patience = patience
         self._min_change = min_change
+        self._best: float | None = None
+        self._since = 0
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: Mapping[str, Any] | None = None):
         self._best, self._since = None, 0
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(
+        self, batch: int, logs: Mapping[str, Any] | None = None
+    ):
         loss = float(logs["loss"])
         best = self._best
         if best is None or loss < best - self._min_change * abs(best):
@@ -218,14 +229,14 @@ class DistanceLog(keras.callbacks.Callback):
         self._finished = {str(batch) for batch in finished}
         self._started = False
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: Mapping[str, Any] | None = None):
         if not self._started:
             self._started = True
             names = [layer.name for layer in self.model.batch_norms]
             header = ["batch", "epoch", "loss", *names]
             self._write("w", [header, *self._earlier_rows(header)])
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None):
         distances = self.model.distances.numpy()
         values = [f"{v:.6g}" for v in (logs["loss"], *distances)]
         self._write("a", [[self.model.batch_index, epoch, *values]])
@@ -258,12 +269,14 @@ class ShowProgress(keras.callbacks.Callback):
         self._steps = steps
         self._counted = 0
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: Mapping[str, Any] | None = None):
         self._counted = 0
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(
+        self, batch: int, logs: Mapping[str, Any] | None = None
+    ):
         self._counted += 1
         self._stage.advance(1, f"loss {float(logs['loss']):.3g}")
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: Mapping[str, Any] | None = None):
         self._stage.advance(self._steps - self._counted)

@@ -50,7 +50,7 @@ def has_positions(features: tf.Tensor, channel_axis: int) -> bool:
 
 
 def batch_moments(
-    mean: tf.Tensor, deviations: tf.Tensor, *, epsilon=0.0
+    mean: tf.Tensor, deviations: tf.Tensor, *, epsilon: tf.Tensor | float = 0.0
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Moments over the whole batch, from those of its samples.
 
@@ -71,7 +71,11 @@ def batch_moments(
 
 
 def slack_squares(
-    actual: tf.Tensor, target: tf.Tensor, *, margin=0.0, scale=1.0
+    actual: tf.Tensor,
+    target: tf.Tensor,
+    *,
+    margin: tf.Tensor | float = 0.0,
+    scale: tf.Tensor | float = 1.0,
 ) -> tf.Tensor:
     """Squared distance beyond a margin, of each channel.
 
@@ -114,7 +118,7 @@ def label_loss(
     logits: tf.Tensor,
     labels: tf.Tensor,
     *,
-    temperature=1.0,
+    temperature: tf.Tensor | float = 1.0,
     multi_label: bool = False,
 ) -> tf.Tensor:
     """Cross-entropy to the drawn class, mean over samples, in nats.

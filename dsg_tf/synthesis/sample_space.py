@@ -38,9 +38,9 @@ class InputSpace:
       is_image: whether it looks like an image.
       reach: largest shift that the network sees it under, in positions of
         height and width.
-      black: whether what such a shift brings in is the lower bound, and not
-        the other side.
-      mirror: whether the network sees it mirrored, too.
+      black: whether a shift fills the positions that become free with the
+        lower bound (black); otherwise with the opposite side of the image.
+      mirror: whether the network also sees it mirrored.
       keep: whether values must stay within the domain's bounds.
     """
 

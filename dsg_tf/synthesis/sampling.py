@@ -22,7 +22,9 @@ from dsg_tf.synthesis import run as synthesis
 from dsg_tf.synthesis import sample_space
 
 
-def given(source: source_model.SourceModel, samples) -> sample_sets.SampleSet:
+def given(
+    source: source_model.SourceModel, samples: object
+) -> sample_sets.SampleSet:
     """The user's samples, checked against the inputs' shapes and domains.
 
     Args:

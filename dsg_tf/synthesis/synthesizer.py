@@ -261,7 +261,7 @@ class Synthesizer(keras.Model):
         return self.targets.sigma.value
 
     @tf.autograph.experimental.do_not_convert
-    def train_step(self, data):
+    def train_step(self, data: object):
         """One step on all samples of the batch; no weight has a gradient.
 
         Samples are brought back into the bounds of their domains.

@@ -25,15 +25,12 @@ from collections.abc import Mapping
 import numpy as np
 
 from dsg_tf.analysis import channel_paths, layer_edits, linear_layers
-from dsg_tf.graph import evaluation, ir
+from dsg_tf.graph import evaluation, ir, ops
 from dsg_tf.transforms import pass_report
 
 _CLIPPING = frozenset({"Minimum", "Relu", "Relu6"})
-_PADDING = frozenset({"MirrorPad", "Pad", "PadV2"})
 # They hand a constant on as it is, borders apart.
-_KEEPING = _PADDING | frozenset(
-    {"AvgPool", "ExpandDims", "MaxPool", "Mean", "Reshape", "Squeeze"}
-)
+_KEEPING = ops.PADS | ops.POOLS | ops.RESHAPES | {"Mean"}
 # What is left of an upper bound, at the least, as a share of it.
 _LEAST_BOUND = 0.05
 
@@ -108,7 +105,7 @@ def _absorbable(
 
 
 def _is_padded(graph: ir.Graph, path: channel_paths.Path) -> bool:
-    if any(node.op in _PADDING for node in path.nodes):
+    if any(node.op in ops.PADS for node in path.nodes):
         return True
     padding = graph[path.second.node].attr("padding", "VALID")
     return padding != "VALID" and path.second.kernel_size != (1, 1)

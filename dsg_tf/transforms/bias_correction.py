@@ -1,4 +1,4 @@
-"""Bias correction: what rounding the weights did to the means, undone.
+"""Bias correction: compensates the shift that rounding gives the means.
 
 Rounded weights W~ shift the mean of every output channel, for inputs behind a
 ReLU are not centred. The shift goes into the bias:

@@ -21,7 +21,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from dsg_tf.analysis import bn_statistics, layer_edits, linear_layers
-from dsg_tf.graph import ir, memo
+from dsg_tf.graph import ir, memo, ops
 from dsg_tf.transforms import pass_report
 
 
@@ -120,8 +120,7 @@ def _layer_before(
     tensor = batch_norm.input
     passed = []
     while (
-        tensor not in layers
-        and graph.producer(tensor).op in linear_layers.SHAPE_OPS
+        tensor not in layers and graph.producer(tensor).op in ops.BEHIND_LAYERS
     ):
         passed.append(tensor)
         tensor = graph.producer(tensor).inputs[0]

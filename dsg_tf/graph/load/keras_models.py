@@ -12,6 +12,7 @@ import importlib.util
 import pathlib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import tensorflow as tf
 
@@ -86,7 +87,7 @@ def _load_checked(path: pathlib.Path):
         ) from first_error
 
 
-def is_model(model) -> bool:
+def is_model(model: object) -> bool:
     """Whether `model` is a live model of Keras 3 or tf_keras."""
     classes = []
     for name in ("keras", "tf_keras"):
@@ -98,7 +99,7 @@ def is_model(model) -> bool:
 
 
 def to_endpoint(
-    model, input_shapes: endpoint.Shapes | None = None
+    model: Any, input_shapes: endpoint.Shapes | None = None
 ) -> endpoint.Endpoint:
     """Traces a live Keras model in inference mode.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import tensorflow as tf
 from tensorflow.core.protobuf import meta_graph_pb2
@@ -75,7 +76,7 @@ def _load_checked(
 
 
 def choose(
-    loaded, subject: str, *, signature: str | None = None
+    loaded: Any, subject: str, *, signature: str | None = None
 ) -> endpoint.Endpoint:
     """The function to quantize of a SavedModel that is already loaded.
 
