@@ -3,8 +3,6 @@
   python -m dsg_tf.figures --saved_model=path/to/saved_model \\
       --samples=zeroq=a.npz,dsg=b.npz,real=c.npz --output_dir=figures
 
-Needs Matplotlib (`pip install dsg_tf[figures]`).
-
 References:
   Zhang, Qin et al., "Diversifying Sample Generation for Accurate Data-Free
   Quantization" (DSG), CVPR 2021, Figures 1 and 2.
@@ -274,13 +272,11 @@ def _contents(
         from dsg_tf.analysis import source_model
         from dsg_tf.diversity import (
             diversity,
-            drawing,
             moment_boxes,
             moment_histograms,
             sample_moments,
         )
 
-    drawing.require_matplotlib()
     with stages.within("load"):
         source = source_model.load(
             _FLAGS.saved_model,

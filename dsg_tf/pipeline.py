@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import json
 import os
 import pathlib
 import tempfile
@@ -36,7 +37,7 @@ from dsg_tf.core import (
 from dsg_tf.diversity import diversity
 from dsg_tf.export import export_result, writers
 from dsg_tf.graph import ir
-from dsg_tf.report import run_report
+from dsg_tf.report import page, run_report
 from dsg_tf.samples import run_folders, sample_sets
 from dsg_tf.synthesis import sampling
 from dsg_tf.transforms import passes
@@ -50,7 +51,8 @@ class Result:
       output: the integer .tflite, or the SavedModel of a simulation. Without an
         `output` asked for it lies in a temporary folder, which is deleted with
         this object.
-      run_folder: samples.npz, report.json and what else the run wrote.
+      run_folder: samples.npz, report.json, report.html and what else the run
+        wrote.
       report: the report; `report.to_json()` is the text of report.json.
       passed: whether nothing is doubtful and the config's `min_agreement` and
         `min_sqnr_db` are reached; the report's `verdict` says why not.
@@ -234,6 +236,7 @@ def _run(
             outputs, layers = writers.verify(
                 source, prepared, written, held_out
             )
+            looks = writers.look(written, layers, held_out)
         report = run_report.build(
             source=source,
             config=config,
@@ -246,9 +249,18 @@ def _run(
             written=written,
             outputs=outputs,
             layers=layers,
+            looks=looks,
             seconds=clock.seconds,
         )
-        staged.add(run_folder / run_folders.REPORT, report.to_json())
+        text = report.to_json()
+        staged.add(run_folder / run_folders.REPORT, text)
+        with stages.within("report"):
+            shown = page.render(
+                json.loads(text),
+                samples=calibrating.arrays,
+                distances=_distances(run_folder),
+            )
+        staged.add(run_folder / run_folders.PAGE, shown)
         # Everything is written and checked; the output is renamed last.
         staged.place(last=output)
     # Deleted only now: a run killed before this line resumes from it.
@@ -345,6 +357,12 @@ def representative_dataset(
             yield sample if len(sample) > 1 else list(sample.values())
 
     return dataset
+
+
+def _distances(run_folder: pathlib.Path) -> str:
+    """Text of distances.csv; empty where nothing was synthesised."""
+    path = run_folder / run_folders.DISTANCES
+    return path.read_text(encoding="utf-8") if path.exists() else ""
 
 
 class _Clock:

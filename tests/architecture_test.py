@@ -129,7 +129,11 @@ def _wrong_tops(sources: dict[str, str]) -> list[str]:
         if (
             (light and heavy)
             or (keras and not (package in _KERAS and on_demand))
-            or (item.target == "absl.flags" and package not in _FLAGS)
+            or (
+                item.target == "absl.flags"
+                and package not in _FLAGS
+                and not item.module.endswith(".__main__")
+            )
         ):
             found.append(f"{item.module}:{item.line} imports {item.target}")
     return found

@@ -11,7 +11,7 @@ import pytest
 import tiny_models
 
 from dsg_tf import figures
-from dsg_tf.diversity import diversity, drawing
+from dsg_tf.diversity import diversity
 from dsg_tf.graph.load import loading
 from tools import digits
 
@@ -159,11 +159,3 @@ def test_values_that_an_integer_input_cannot_take_are_one_line(
     assert _draw(tmp_path, tmp_path / "out", *argv) == 1
     assert "x.npy: got" in capfd.readouterr().err.splitlines()[-1]
     assert not (tmp_path / "out").exists()
-
-
-def test_without_matplotlib_it_says_so_before_any_work(
-    data, tmp_path, capfd, monkeypatch
-):
-    monkeypatch.setattr(drawing.importlib.util, "find_spec", lambda name: None)
-    assert _draw(data, tmp_path / "out", "--saved_model=absent") == 1
-    assert "dsg_tf[figures]" in capfd.readouterr().err

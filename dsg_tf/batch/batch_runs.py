@@ -6,10 +6,8 @@ import dataclasses
 import functools
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
-from importlib import metadata
 from typing import Any
 
-import dsg_tf
 from dsg_tf.batch import (
     batch_flags,
     batch_models,
@@ -20,15 +18,11 @@ from dsg_tf.batch import (
 )
 from dsg_tf.command_line import image_flags, quantize_flags
 from dsg_tf.config import options, run_config
-from dsg_tf.core import fingerprints
+from dsg_tf.core import fingerprints, versions
 from dsg_tf.samples import labelled_images, sample_sets
 
 # Of samples, in the names of their files; as many as no batch confuses.
 _SHORT = 16
-_COMPUTING = (
-    *("tensorflow", "keras", "numpy"),
-    *("litert-quantizer", "ai-edge-litert"),
-)
 # What samples depend on, of a config; see `sampling.make`.
 _OF_THE_MODEL = tuple(
     name
@@ -139,7 +133,7 @@ class Maker:
             {
                 "kind": kind,
                 "model": self._model_hash,
-                "versions": _versions(),
+                "versions": versions.computing(),
                 **settings,
             }
         )
@@ -361,14 +355,6 @@ class Maker:
 
     def _by_flagfile(self, module: str, folder: str) -> tuple[str, str]:
         return module, f"--flagfile={self._output_dir / folder / 'run.flags'}"
-
-
-@functools.cache
-def _versions() -> dict[str, str]:
-    """Versions of what computes: with another, results may be others."""
-    versions = {name: metadata.version(name) for name in _COMPUTING}
-    # Bazel runs it without having it installed.
-    return {"dsg_tf": dsg_tf.__version__, **versions}
 
 
 _FOR_SAMPLES = {

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -15,7 +16,13 @@ from typing import Any
 from absl import flags
 
 from dsg_tf.command_line import flag_values
-from dsg_tf.config import export_config, options, run_config, synthesis_config
+from dsg_tf.config import (
+    export_config,
+    needs,
+    options,
+    run_config,
+    synthesis_config,
+)
 from dsg_tf.core import errors
 
 CONFIGS = (
@@ -137,6 +144,72 @@ def parse(lines: Sequence[str]) -> run_config.PipelineConfig:
         ) from None
     flag_values.check(values)
     return pipeline_config(values)
+
+
+def shortest(config: run_config.PipelineConfig) -> list[str]:
+    """The fewest flags that ask for a config, without model and output.
+
+    Args:
+      config: any.
+
+    Examples:
+      >>> from dsg_tf.config import needs
+      >>> shortest(needs.complete(parse(["--weight_bits=4", "--seed=0"])))
+      ['--weight_bits=4']
+    """
+    config = needs.complete(config)
+    entries = [
+        (entry, getattr(part, entry.name))
+        for part in (config, config.synthesis, config.export)
+        for entry in options.declared(part).values()
+    ]
+    # A method, and a recipe, decide about other defaults: what differs from
+    # the fields' defaults is mostly all there is to say, and not always.
+    found = [
+        _without_needless(config, lines)
+        for lines in (
+            [_as_lines(e, v) for e, v in entries if v != e.default],
+            [_as_lines(e, v) for e, v in entries],
+        )
+    ]
+    return min((x for x in found if x is not None), key=len)
+
+
+def _without_needless(
+    config: run_config.PipelineConfig, groups: Sequence[Sequence[str]]
+) -> list[str] | None:
+    """Those of the lines that a config needs; None if they give another."""
+
+    def gives(lines: Sequence[str]) -> bool:
+        return needs.complete(parse(lines)) == config
+
+    lines = [line for group in groups for line in group]
+    if not gives(lines):
+        return None
+    # Some open fields are filled in together: they go in pairs.
+    for size in (1, 2):
+        for needless in itertools.combinations(reversed(lines), size):
+            others = [line for line in lines if line not in needless]
+            if len(others) == len(lines) - size and gives(others):
+                lines = others
+    return lines
+
+
+def _as_lines(entry: options.Declared, value: Any) -> list[str]:
+    """A field's value as flags; none where it is empty."""
+    if value is None or value in ("", ()):
+        return []
+    if entry.name == "input_shapes":
+        named = [(f"{n}=" if n else "", shape) for n, shape in value]
+        texts = [n + ",".join(map(str, shape)) for n, shape in named]
+        return [f"--{entry.flag}={text}" for text in texts]
+    if entry.kind is bool and entry.option.group:
+        return [f"--{'' if value else 'no'}{entry.flag}"]
+    if isinstance(value, bool):
+        value = str(value).lower()
+    if isinstance(value, tuple):
+        value = ",".join(map(str, value))
+    return [f"--{entry.flag}={value}"]
 
 
 def pipeline_config(values: flags.FlagValues) -> run_config.PipelineConfig:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib.util
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -54,29 +53,9 @@ class Drawing:
         return buffer.getvalue()
 
 
-def require_matplotlib() -> None:
-    """Refuses, before the long work, what could not be drawn.
-
-    Raises:
-      errors.UserError: no Matplotlib.
-    """
-    if importlib.util.find_spec("matplotlib") is None:
-        raise errors.UserError(
-            "figures",
-            got="no Matplotlib, which draws them",
-            expected="it is installed",
-            remedy="pip install matplotlib, or dsg_tf[figures]",
-        )
-
-
 @contextlib.contextmanager
 def figure_of(width: float, height: float) -> Iterator[Any]:
-    """A figure, inches, while it is drawn with the fonts of this module.
-
-    Raises:
-      errors.UserError: no Matplotlib.
-    """
-    require_matplotlib()
+    """A figure, inches, while it is drawn with the fonts of this module."""
     import matplotlib
     from matplotlib import figure
 

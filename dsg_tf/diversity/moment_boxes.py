@@ -37,7 +37,7 @@ def draw(sets: drawing.Sets, *, real: str = "") -> drawing.Drawing:
         empty for none.
 
     Raises:
-      errors.UserError: no Matplotlib, no sets or too many, sets of different
+      errors.UserError: no sets or too many, sets of different
         layers, no BN layer.
     """
     known = drawing.check(sets)

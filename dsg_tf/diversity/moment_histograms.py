@@ -40,7 +40,7 @@ def draw(
       One row a channel: m on the left, s on the right, the BN value dashed.
 
     Raises:
-      errors.UserError: no Matplotlib, no sets or too many, sets of different
+      errors.UserError: no sets or too many, sets of different
         layers, no BN layer, an index that is not there.
     """
     known = drawing.check(sets)

@@ -7,6 +7,10 @@ the end, and compares the result with the float model. There is one for integer
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from dsg_tf.analysis import source_model
 from dsg_tf.config import export_config
 from dsg_tf.export import (
@@ -14,10 +18,23 @@ from dsg_tf.export import (
     simulation_writer,
     tflite_writer,
 )
-from dsg_tf.fidelity import fidelity
+from dsg_tf.fidelity import fidelity, latency, layer_histograms
 from dsg_tf.graph import ir
 from dsg_tf.samples import sample_sets
 from dsg_tf.transforms import passes
+
+
+@dataclasses.dataclass(frozen=True)
+class Looks:
+    """Measurements of the files for the report.
+
+    Attributes:
+      latency_ms: of `float` and `integer`, by number of threads.
+      histograms: of the worst layers.
+    """
+
+    latency_ms: Mapping[str, Mapping[str, float]]
+    histograms: tuple[layer_histograms.LayerHistograms, ...]
 
 
 def of(config: export_config.ExportConfig) -> export_result.Writer:
@@ -44,3 +61,22 @@ def verify(
             source.graph, written.reference, model, held_out
         )
     return fidelity.compare_outputs(source.graph, model, held_out), layers
+
+
+def look(
+    written: export_result.ExportResult,
+    layers: Sequence[Mapping[str, Any]],
+    held_out: sample_sets.SampleSet,
+) -> Looks:
+    """What the report shows beside the fidelity; empty for a simulation."""
+    model = written.model
+    if isinstance(model, ir.Graph) or written.reference is None:
+        return Looks({}, ())
+    sample = {name: a[0] for name, a in held_out.arrays.items()}
+    return Looks(
+        {
+            "float": latency.measure(written.reference, sample),
+            "integer": latency.measure(model, sample),
+        },
+        layer_histograms.of_worst(written.reference, model, layers, held_out),
+    )

@@ -75,11 +75,15 @@ def compare_graph_layers(
         for tensor, a, b in zip(tensors, left, right, strict=True):
             sums[tensor].update(a, b)
     names = naming.LayerNames(graph)
+    order = {name: position for position, name in enumerate(graph.nodes)}
     rows = [
-        own.row(
-            tensor,
-            graph.producer(tensor).op,
-            [sums[t] for t in _before(graph, tensor, sums)],
+        dataclasses.replace(
+            own.row(
+                tensor,
+                graph.producer(tensor).op,
+                [sums[t] for t in _before(graph, tensor, sums)],
+            ),
+            position=order[graph.producer(tensor).name],
         )
         for tensor, own in sums.items()
     ]

@@ -46,6 +46,7 @@ class LayerFidelity:
         operation's inputs: what is left of them then does not matter.
       dead: whether the quantized values are the same for all samples and far
         from the float ones, which are not.
+      position: in the order of the network, from 0.
     """
 
     tensor: str
@@ -55,6 +56,7 @@ class LayerFidelity:
     cosine: float
     zero: bool = False
     dead: bool = False
+    position: int = 0
 
     @property
     def badness(self) -> float:
@@ -175,7 +177,9 @@ def _rows(
             for i in (op.inputs if op else ())
             if i >= 0 and view.tensors[i].name in sums
         ]
-        rows.append(own.row(name, op.name if op else "INPUT", before))
+        row = own.row(name, op.name if op else "INPUT", before)
+        position = op.index + 1 if op else 0
+        rows.append(dataclasses.replace(row, position=position))
     return rows
 
 

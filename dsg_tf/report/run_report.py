@@ -12,12 +12,13 @@ from typing import Any
 import dsg_tf
 from dsg_tf.analysis import source_model
 from dsg_tf.calibration import bn_ranges
+from dsg_tf.command_line import quantize_flags
 from dsg_tf.config import run_config
-from dsg_tf.core import strict_json
+from dsg_tf.core import strict_json, versions
 from dsg_tf.diversity import diversity
-from dsg_tf.export import export_result, simulation
+from dsg_tf.export import export_result, simulation, writers
+from dsg_tf.fidelity import layer_histograms, verify
 from dsg_tf.fidelity import verdict as verdict_lib
-from dsg_tf.fidelity import verify
 from dsg_tf.quant import qtypes
 from dsg_tf.transforms import pass_report, passes
 
@@ -95,12 +96,16 @@ class Machine:
     platform: str
     cpus: int | None
     python: str
+    versions: Mapping[str, str]
 
     @classmethod
     def this(cls) -> Machine:
         """The machine of this process."""
         return cls(
-            platform.platform(), os.cpu_count(), platform.python_version()
+            platform.platform(),
+            os.cpu_count(),
+            platform.python_version(),
+            versions.computing(),
         )
 
 
@@ -134,8 +139,12 @@ class RunReport:
       verdict: whether the result is good enough, and why not.
       outputs: how near each output comes to the float model's, by name.
       layers: rows of `fidelity`, worst first.
+      flags: of dsg_tf.quantize that ask for the config, the fewest.
+      latency_ms: of the `float` and the `integer` file, by number of threads;
+        empty for a simulation. Only the ratio of two in one report says much.
+      histograms: of the worst layers; empty for a simulation.
       seconds: wall seconds by stage.
-      machine: where it ran.
+      machine: where it ran, with the versions of what computed.
 
     Examples:
       ```python
@@ -167,6 +176,9 @@ class RunReport:
     verdict: verdict_lib.Verdict
     outputs: Mapping[str, verify.Fidelity]
     layers: tuple[Mapping[str, Any], ...]
+    flags: tuple[str, ...]
+    latency_ms: Mapping[str, Mapping[str, float]]
+    histograms: tuple[layer_histograms.LayerHistograms, ...]
     seconds: Mapping[str, float]
     machine: Machine
 
@@ -208,6 +220,8 @@ class RunReport:
                 k: dataclasses.asdict(row) for k, row in self.outputs.items()
             },
             "layers": [dict(row) for row in self.layers],
+            "flags": list(self.flags),
+            "histograms": _plain(self.histograms),
             "seconds": {**self.seconds, "total": self.total_seconds},
             "machine": dataclasses.asdict(self.machine),
         }
@@ -230,6 +244,7 @@ def build(
     written: export_result.ExportResult,
     outputs: Mapping[str, verify.Fidelity],
     layers: Sequence[Mapping],
+    looks: writers.Looks,
     seconds: Mapping[str, float],
 ) -> RunReport:
     """Gathers the facts of a run, and judges it.
@@ -247,6 +262,7 @@ def build(
       written: what was written (`export_result.ExportResult`).
       outputs: by output name.
       layers: rows of `fidelity`, worst first.
+      looks: what else was measured of the files.
       seconds: wall seconds by stage.
     """
     rounds = sample_metadata.get("rounds")
@@ -297,6 +313,9 @@ def build(
         verdict=verdict,
         outputs=dict(outputs),
         layers=tuple(layers),
+        flags=tuple(quantize_flags.shortest(config)),
+        latency_ms=looks.latency_ms,
+        histograms=looks.histograms,
         seconds=dict(seconds),
         machine=Machine.this(),
     )

@@ -57,7 +57,7 @@ def summary(report: run_report.RunReport) -> list[str]:
         size += f" (float {sizes.float / 1e3:.0f} kB)"
     lines = [
         f"{report.output}: {size}, {report.total_seconds:.0f} s",
-        f"samples, report.json and logs: {report.output}.run/",
+        f"report: {report.output}.run/report.html",
     ]
     lines += _settled(report)
     if report.diversity:

@@ -22,8 +22,9 @@ PARTS = "samples.parts"
 # Finished layers of learned rounding, while it runs.
 ROUNDING = "rounding.parts"
 REPORT = "report.json"
+PAGE = "report.html"
 DISTANCES = "distances.csv"
-_MEMBERS = (SAMPLES, PARTS, ROUNDING, REPORT, DISTANCES)
+_MEMBERS = (SAMPLES, PARTS, ROUNDING, REPORT, PAGE, DISTANCES)
 _TRIES = 10
 
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from absl import flags
 
-from dsg_tf.batch import batch_flags, batch_plan, batch_runs
+from dsg_tf.batch import batch_flags, batch_plan
 from dsg_tf.command_line import quantize_flags
-from dsg_tf.core import errors
+from dsg_tf.core import errors, versions
 
 _OUT = pathlib.Path("/out")
 
@@ -339,9 +339,9 @@ def test_key_is_of_what_a_run_depends_on_and_of_nothing_else(zoo):
 
 def test_key_is_of_the_versions_of_what_computes(zoo, monkeypatch):
     first = _key()
-    assert {"dsg_tf", "tensorflow"} < set(batch_runs._versions())
-    other = {**batch_runs._versions(), "tensorflow": "9.9"}
-    monkeypatch.setattr(batch_runs, "_versions", lambda: other)
+    assert {"dsg_tf", "tensorflow"} < set(versions.computing())
+    other = {**versions.computing(), "tensorflow": "9.9"}
+    monkeypatch.setattr(versions, "computing", lambda: other)
     assert _key() != first
 
 

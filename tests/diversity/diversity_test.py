@@ -11,8 +11,8 @@ import tiny_classifier
 import tiny_graphs
 import tiny_models
 
-from dsg_tf import report
 from dsg_tf.analysis import bn_statistics
+from dsg_tf.core import strict_json
 from dsg_tf.diversity import diversity, sample_moments
 from dsg_tf.graph.load import loading
 
@@ -223,7 +223,7 @@ def test_other_layers_of_the_real_ones_are_refused():
 def test_json_is_strict_and_whole():
     own = _moments(6, dead=(0,))
     found = diversity.measure([own], [_moments(3, seed=1, dead=(0,))])
-    read = json.loads(report.to_json(found.to_dict()))
+    read = json.loads(strict_json.dumps(found.to_dict()))
     assert read["samples"] == 6
     assert read["real_samples"] == 3
     assert read["layers"][0]["dead_channels"] == 1

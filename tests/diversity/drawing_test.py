@@ -40,15 +40,6 @@ def test_fonts_are_the_module_s_while_it_draws_alone():
     assert matplotlib.rcParams["font.size"] == before
 
 
-def test_without_matplotlib_one_line_says_what_to_install(monkeypatch):
-    monkeypatch.setattr(drawing.importlib.util, "find_spec", lambda name: None)
-    with (
-        pytest.raises(errors.UserError, match=r"dsg_tf\[figures\]"),
-        drawing.figure_of(4, 3),
-    ):
-        pass
-
-
 @pytest.mark.parametrize(
     ("sets", "words"),
     [

@@ -12,7 +12,7 @@ import pytest
 import dsg_tf
 from dsg_tf.config import export_config, run_config, synthesis_config
 from dsg_tf.diversity import diversity
-from dsg_tf.export import export_result
+from dsg_tf.export import export_result, writers
 from dsg_tf.fidelity import verify
 from dsg_tf.quant import qtypes
 from dsg_tf.report import run_report, terminal
@@ -185,6 +185,7 @@ def _build(**changes):
         ),
         "outputs": {"a": _fidelity(), "b": _fidelity(agreement=0.6)},
         "layers": [],
+        "looks": writers.Looks({}, ()),
         "seconds": {"load": 1.25, "samples": 2.5},
     }
     return run_report.build(**{**fields, **changes})
