@@ -92,6 +92,7 @@ def judge(
         doubts += found
         notes += _notes(name, output)
     doubts += _layer_doubts(layers)
+    notes += _layer_notes(layers)
     if bits_off > MOST_BITS_OFF:
         doubts.append(
             f"the samples do not reach BatchNorm's statistics, ranges are"
@@ -233,6 +234,29 @@ def _layer_doubts(layers: Sequence[Mapping]) -> list[str]:
     ]
     more = f" and {len(lost) - _NAMED} more" if len(lost) > _NAMED else ""
     return [f"lost: layer {', '.join(texts)}{more}"]
+
+
+def _layer_notes(layers: Sequence[Mapping]) -> list[str]:
+    """The worst layer where it is bad and not lost.
+
+    Outputs that the samples have made certain agree in spite of it; real
+    inputs, which are less certain, do so less: MobileNetV1 0.25 with weights
+    of 4 bits, 100 % of the samples and 61 % of real images.
+    """
+    low = [
+        row
+        for row in layers
+        if not row.get("zero") and 0 < row["sqnr_db"] < LEAST_SQNR_DB
+    ]
+    if not low:
+        return []
+    worst = min(low, key=lambda row: row["sqnr_db"])
+    return [
+        f"{len(low)} of {len(layers)} layers have less than"
+        f" {LEAST_SQNR_DB:g} dB, the least {worst['layer']} with"
+        f" {worst['sqnr_db']:.1f}: real inputs, which are less clear than"
+        " synthetic ones, agree less"
+    ]
 
 
 def _channels(dead: Sequence[int]) -> str:

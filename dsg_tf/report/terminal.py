@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from dsg_tf.diversity import diversity
 from dsg_tf.fidelity import output_kinds, verify
-from dsg_tf.report import run_report
+from dsg_tf.report import advice, run_report
 
 # Layers on the screen, worst first; report.json has all of them.
 _SHOWN_LAYERS = 5
@@ -83,10 +83,10 @@ def summary(report: run_report.RunReport) -> list[str]:
         reasons.append("the result is doubtful, as said on top")
     if reasons:
         worst = report.layers[0]["layer"] if report.layers else "?"
-        advice = f"look at layer {worst} first"
-        if report.config.export.activation_bits == 8:
-            advice += ", or try --activation_bits=16"
-        lines.append(f"{'; '.join(reasons)}; {advice}")
+        lines.append(f"{'; '.join(reasons)}; look at layer {worst} first")
+    found = advice.of(report.to_dict())
+    if found.command:
+        lines.append(f"next to try: {found.command}")
     return lines
 
 

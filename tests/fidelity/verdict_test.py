@@ -232,3 +232,17 @@ def test_samples_that_are_much_alike_are_noted_and_pass():
     found = verdict.judge({}, [], cosine=0.99)
     assert found.passed
     assert "much alike (cosine 0.99)" in found.notes[0]
+
+
+def test_layers_that_lost_much_are_noted_and_pass():
+    rows = [
+        _layer("a", 6.1),
+        _layer("b", 30.0),
+        _layer("c", 9.0),
+        _layer("d", 2.0, zero=True),
+    ]
+    found = _judge(layers=rows)
+    assert found.passed
+    (note,) = found.notes
+    assert note.startswith("2 of 4 layers have less than 10 dB, the least a")
+    assert _judge(layers=rows[1:2]).notes == ()

@@ -97,24 +97,27 @@ def test_summary_lists_what_stays_float_once_and_sorted():
 
 
 def test_summary_below_the_threshold_names_the_worst_layer():
-    line = terminal.summary(_report(missed=("agreement 0.5 is below 0.8",)))[-1]
-    assert line == (
-        "agreement 0.5 is below 0.8; look at layer worst first, or try"
-        " --activation_bits=16"
+    missed = "agreement 0.5 is below 0.8"
+    *_, line, command = terminal.summary(
+        _report(passed=False, missed=(missed,))
     )
+    assert line == f"{missed}; look at layer worst first"
+    assert command.startswith("next to try: python -m dsg_tf.quantize")
+    assert command.endswith(" --activation_bits=16")
     assert "look at" not in " ".join(terminal.summary(_report()))
 
 
 def test_doubts_are_told_first_and_last_and_notes_after_them(capsys):
     doubts = tuple(f"[d] {k}" for k in range(7))
-    terminal.show(_report(doubts=doubts, notes=("one class",)))
+    terminal.show(_report(passed=False, doubts=doubts, notes=("one class",)))
     lines = capsys.readouterr().out.splitlines()
     assert lines[:5] == [f"doubtful: [d] {k}" for k in range(5)]
     assert lines[5] == "doubtful: 2 more (report.json)"
     assert lines[6] == "note: one class"
     assert "Against the float model" in lines[7]
-    last = " ".join(lines[-2:])
+    last = " ".join(lines[-3:])
     assert "doubtful, as said on top; look at layer worst first" in last
+    assert "next to try: " in last
 
 
 def test_screen_shows_outputs_and_the_worst_layers(capsys):
