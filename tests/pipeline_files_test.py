@@ -15,10 +15,11 @@ import small_disks
 import tiny_models
 
 import dsg_tf
-from dsg_tf import pipeline, report
+from dsg_tf import pipeline
 from dsg_tf.config import export_config, run_config, synthesis_config
 from dsg_tf.core import errors, files, staging
 from dsg_tf.export import tflite_writer, writers
+from dsg_tf.report import run_report
 from dsg_tf.samples import sample_sets
 
 _TINY = synthesis_config.SynthesisConfig(num_samples=6, batch_size=4, steps=4)
@@ -302,8 +303,8 @@ def test_an_old_output_is_replaced_and_the_log_says_so(
 # ---- exit code 1 leaves nothing
 
 _PLACES = {
-    "report": (report, "to_json"),
-    "build": (report, "build"),
+    "report": (run_report.RunReport, "to_json"),
+    "build": (run_report, "build"),
     "verify": (writers, "verify"),
     "readback": (tflite_writer.readback, "check"),
     "place": (staging.os, "replace"),
@@ -347,7 +348,8 @@ def test_a_simulation_that_fails_at_its_end_leaves_all_as_it_was(
     def fail(*_):
         raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
 
-    for module, name in ((report, "to_json"), (staging.os, "rename")):
+    places = ((run_report.RunReport, "to_json"), (staging.os, "rename"))
+    for module, name in places:
         with monkeypatch.context() as patch:
             patch.setattr(module, name, fail)
             with pytest.raises(errors.UserError, match="bytes needed"):

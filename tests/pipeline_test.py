@@ -155,6 +155,7 @@ def test_default_run_leaves_these_files_and_no_others(default_run):
     ]
     assert sorted(p.name for p in default_run.run_folder.iterdir()) == [
         "distances.csv",
+        "report.html",
         "report.json",
         "samples.npz",
     ]
@@ -468,7 +469,10 @@ def test_learned_rounding_is_no_worse_in_any_layer(
         )
         >= 2
     )
-    assert [p.name for p in result.run_folder.iterdir()] == ["report.json"]
+    assert sorted(p.name for p in result.run_folder.iterdir()) == [
+        "report.html",
+        "report.json",
+    ]
 
 
 @pytest.mark.parametrize("bias_correction", ["analytic", "auto"])
@@ -577,7 +581,10 @@ def test_samples_of_an_earlier_run_serve(default_run, model, tmp_path):
     result = _quantize(model, tmp_path, samples=str(path))
     _check(result, least_sqnr_db=_LEAST_8_BIT_DB)
     assert result.report.samples == run_report.SampleCounts(6, 3)
-    assert [p.name for p in result.run_folder.iterdir()] == ["report.json"]
+    assert sorted(p.name for p in result.run_folder.iterdir()) == [
+        "report.html",
+        "report.json",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -181,7 +181,10 @@ def _without_needless(
     """Those of the lines that a config needs; None if they give another."""
 
     def gives(lines: Sequence[str]) -> bool:
-        return needs.complete(parse(lines)) == config
+        try:
+            return needs.complete(parse(lines)) == config
+        except errors.UserError:  # One flag asks for another.
+            return False
 
     lines = [line for group in groups for line in group]
     if not gives(lines):

@@ -10,6 +10,7 @@ from dsg_tf.config import needs
 _LINES = [
     [],
     ["--weight_bits=4"],
+    ["--weight_bits=4", "--packed"],
     ["--granularity=tensor"],
     ["--recipe=best", "--activation_bits=16", "--nofloat_edges"],
     ["--method=zeroq", "--synthesis=mirror=true", "--input_range=0,1"],
