@@ -47,9 +47,16 @@ _MODULE_OF = {
     "Result": "dsg_tf.pipeline",
     "SampleSet": "dsg_tf.samples.sample_sets",
     "UserError": "dsg_tf.core.errors",
+    "load": "dsg_tf.graph.load.loading",
     "quantize_model": "dsg_tf.pipeline",
     "representative_dataset": "dsg_tf.pipeline",
     "synthesize": "dsg_tf.pipeline",
+}
+
+# Whole modules: Keras callbacks that steer a synthesis; the graph transforms.
+_MODULES = {
+    "callbacks": "dsg_tf.synthesis.callbacks",
+    "transforms": "dsg_tf.transforms",
 }
 
 __all__ = [
@@ -59,13 +66,18 @@ __all__ = [
     "SampleSet",
     "SynthesisConfig",
     "UserError",
+    "callbacks",
+    "load",
     "quantize_model",
     "representative_dataset",
     "synthesize",
+    "transforms",
 ]
 
 
 def __getattr__(name: str):
+    if name in _MODULES:
+        return importlib.import_module(_MODULES[name])
     if name not in _MODULE_OF:
         raise AttributeError(f"module 'dsg_tf' has no attribute {name!r}")
     return getattr(importlib.import_module(_MODULE_OF[name]), name)
