@@ -236,7 +236,7 @@ def _run(
             outputs, layers = writers.verify(
                 source, prepared, written, held_out
             )
-            looks = writers.look(written, layers, held_out)
+            measurements = writers.measure(written, layers, held_out)
         report = run_report.build(
             source=source,
             config=config,
@@ -249,18 +249,10 @@ def _run(
             written=written,
             outputs=outputs,
             layers=layers,
-            looks=looks,
+            measurements=measurements,
             seconds=clock.seconds,
         )
-        text = report.to_json()
-        staged.add(run_folder / run_folders.REPORT, text)
-        with stages.within("report"):
-            shown = page.render(
-                json.loads(text),
-                samples=calibrating.arrays,
-                distances=_distances(run_folder),
-            )
-        staged.add(run_folder / run_folders.PAGE, shown)
+        _stage_report(report, calibrating, run_folder, staged)
         # Everything is written and checked; the output is renamed last.
         staged.place(last=output)
     # Deleted only now: a run killed before this line resumes from it.
@@ -359,10 +351,22 @@ def representative_dataset(
     return dataset
 
 
-def _distances(run_folder: pathlib.Path) -> str:
-    """Text of distances.csv; empty where nothing was synthesised."""
-    path = run_folder / run_folders.DISTANCES
-    return path.read_text(encoding="utf-8") if path.exists() else ""
+def _stage_report(
+    report: run_report.RunReport,
+    calibrating: sample_sets.SampleSet,
+    run_folder: pathlib.Path,
+    staged: staging.Staging,
+) -> None:
+    """Stages report.json, and the page that is made of it."""
+    text = report.to_json()
+    staged.add(run_folder / run_folders.REPORT, text)
+    with stages.within("report"):
+        shown = page.render(
+            json.loads(text),
+            samples=calibrating.arrays,
+            distances=page.distances_of(run_folder),
+        )
+    staged.add(run_folder / run_folders.PAGE, shown)
 
 
 class _Clock:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import functools
 
+import keras
 import numpy as np
 import tensorflow as tf
 import tiny_graphs
 
 from dsg_tf.analysis import bn_statistics, classifier_head, input_domain
-from dsg_tf.synthesis import natural_images
+from dsg_tf.synthesis import natural_images, synthesizer
 
 EPSILON = 1e-3
 CLASSES = 5
@@ -119,3 +120,14 @@ def parts(function=classifier, dtype=tf.float32, before=None):
         dtype=dtype,
     )
     return graph, bn_statistics.find(graph), classifier_head.find(graph)
+
+
+def synthesizer_of(config, function=classifier, *, index=0):
+    """A compiled synthesizer of a classifier, ready for a batch."""
+    graph, layers, head = parts(function)
+    model = synthesizer.Synthesizer(
+        graph, layers, domains={"x": domain()}, head=head, config=config
+    )
+    model.compile(optimizer=keras.optimizers.Adam(config.learning_rate))
+    model.reset(index)
+    return model

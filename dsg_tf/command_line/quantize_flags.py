@@ -150,7 +150,8 @@ def shortest(config: run_config.PipelineConfig) -> list[str]:
     """The fewest flags that ask for a config, without model and output.
 
     Args:
-      config: any.
+      config: any. What no flag can say (a name with a comma, say) is told as
+        near as flags come to it.
 
     Examples:
       >>> from dsg_tf.config import needs
@@ -165,18 +166,16 @@ def shortest(config: run_config.PipelineConfig) -> list[str]:
     ]
     # A method, and a recipe, decide about other defaults: what differs from
     # the fields' defaults is mostly all there is to say, and not always.
-    found = [
-        _without_needless(config, lines)
-        for lines in (
-            [_as_lines(e, v) for e, v in entries if v != e.default],
-            [_as_lines(e, v) for e, v in entries],
-        )
-    ]
-    return min((x for x in found if x is not None), key=len)
+    changed, whole = (
+        [line for e, v in told for line in _as_lines(e, v)]
+        for told in ([(e, v) for e, v in entries if v != e.default], entries)
+    )
+    found = [_without_needless(config, lines) for lines in (changed, whole)]
+    return min((x for x in found if x is not None), key=len, default=changed)
 
 
 def _without_needless(
-    config: run_config.PipelineConfig, groups: Sequence[Sequence[str]]
+    config: run_config.PipelineConfig, lines: list[str]
 ) -> list[str] | None:
     """Those of the lines that a config needs; None if they give another."""
 
@@ -186,7 +185,6 @@ def _without_needless(
         except errors.UserError:  # One flag asks for another.
             return False
 
-    lines = [line for group in groups for line in group]
     if not gives(lines):
         return None
     # Some open fields are filled in together: they go in pairs.

@@ -19,6 +19,8 @@ from dsg_tf.core import checks, errors
 
 # Stands for the path of samples that are in memory.
 IN_MEMORY = "(in memory)"
+# Below, noise is more than a tenth of what is left of a signal, in dB.
+LEAST_SQNR_DB = 10.0
 MODEL, _SAMPLES, _OUTPUT, _VERIFICATION = (
     *("Model", "Samples", "Output", "Verification"),
 )
@@ -116,7 +118,7 @@ class PipelineConfig:
     min_sqnr_db: float | None = options.option(
         None,
         "Least SQNR of an output around its mean, dB; below it the exit code"
-        " is 2; default: 10.",
+        f" is 2; default: {LEAST_SQNR_DB:g}.",
         group=_VERIFICATION,
         least=0.0,
     )

@@ -25,7 +25,7 @@ from dsg_tf.transforms import passes
 
 
 @dataclasses.dataclass(frozen=True)
-class Looks:
+class FileMeasurements:
     """Measurements of the files for the report.
 
     Attributes:
@@ -63,17 +63,17 @@ def verify(
     return fidelity.compare_outputs(source.graph, model, held_out), layers
 
 
-def look(
+def measure(
     written: export_result.ExportResult,
     layers: Sequence[Mapping[str, Any]],
     held_out: sample_sets.SampleSet,
-) -> Looks:
+) -> FileMeasurements:
     """What the report shows beside the fidelity; empty for a simulation."""
     model = written.model
     if isinstance(model, ir.Graph) or written.reference is None:
-        return Looks({}, ())
+        return FileMeasurements({}, ())
     sample = {name: a[0] for name, a in held_out.arrays.items()}
-    return Looks(
+    return FileMeasurements(
         {
             "float": latency.measure(written.reference, sample),
             "integer": latency.measure(model, sample),

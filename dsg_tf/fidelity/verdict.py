@@ -11,10 +11,9 @@ import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
+from dsg_tf.config import run_config
 from dsg_tf.fidelity import output_kinds
 
-# Below, noise is more than a tenth of what is left of the output.
-LEAST_SQNR_DB = 10.0
 # Ranges that are further off cost more than the least significant bit.
 MOST_BITS_OFF = 1.0
 # Images of networks that classify them have a cosine around 0 to 0.7.
@@ -30,8 +29,8 @@ class Verdict:
     Attributes:
       passed: no doubts, and what was asked for is reached.
       doubts: why the result says little, or is bad in any case; a line each.
-      low_sqnr: lines about signal to noise below `LEAST_SQNR_DB`: doubts,
-        unless a threshold is given.
+      low_sqnr: lines about signal to noise below `LEAST_SQNR_DB` of
+        `run_config`: doubts, unless a threshold is given.
       notes: what the samples leave open; a line each.
       missed: what was asked for and is not reached; a line each.
       agreement: the least of the outputs, 0..1; see `verify.Fidelity`.
@@ -63,7 +62,8 @@ def judge(
       layers: rows of `fidelity`.
       min_agreement: the least agreement, 0..1.
       min_sqnr_db: the least SQNR around an output's own mean, dB. By default
-        it is not asked for, and below `LEAST_SQNR_DB` a result is doubtful.
+        it is not asked for, and below `LEAST_SQNR_DB` of `run_config` a result
+        is doubtful.
       bits_off: of synthesised samples that were to settle and did not, how far
         the ranges that they give lie off BatchNorm's, in bits; else 0.
       cosine: of two synthesised samples at a BN layer, the median; None where
@@ -85,7 +85,7 @@ def judge(
     notes: list[str] = []
     for name, output in outputs.items():
         found = list(_doubts(name, output))
-        if not found and _is_below(output, LEAST_SQNR_DB):
+        if not found and _is_below(output, run_config.LEAST_SQNR_DB):
             low.append(_low_sqnr(name, output))
             # Whoever sets a threshold has thought of it.
             found = low[-1:] if min_sqnr_db is None else []
@@ -165,7 +165,7 @@ def _doubts(name: str, output) -> Iterator[str]:
     elif output.kind == output_kinds.Kind.WHOLE.value:
         if (
             output.agreement <= output.commonest
-            and output.sqnr_mean_db < LEAST_SQNR_DB
+            and output.sqnr_mean_db < run_config.LEAST_SQNR_DB
         ):
             yield (
                 f"{subject} is equal in {100 * output.agreement:.0f} %, no more"
@@ -194,7 +194,7 @@ def _low_sqnr(name: str, output) -> str:
         where = f"of its {output.sqnr_of}"
     return (
         f"output {name!r}: SQNR {where} is {output.sqnr_mean_db:.1f} dB, below"
-        f" {LEAST_SQNR_DB:g}"
+        f" {run_config.LEAST_SQNR_DB:g}"
     )
 
 
@@ -246,14 +246,14 @@ def _layer_notes(layers: Sequence[Mapping]) -> list[str]:
     low = [
         row
         for row in layers
-        if not row.get("zero") and 0 < row["sqnr_db"] < LEAST_SQNR_DB
+        if not row.get("zero") and 0 < row["sqnr_db"] < run_config.LEAST_SQNR_DB
     ]
     if not low:
         return []
     worst = min(low, key=lambda row: row["sqnr_db"])
     return [
         f"{len(low)} of {len(layers)} layers have less than"
-        f" {LEAST_SQNR_DB:g} dB, the least {worst['layer']} with"
+        f" {run_config.LEAST_SQNR_DB:g} dB, the least {worst['layer']} with"
         f" {worst['sqnr_db']:.1f}: real inputs, which are less clear than"
         " synthetic ones, agree less"
     ]

@@ -21,20 +21,12 @@ class Trait(enum.Flag):
     PAD = enum.auto()
     # The mean or the greatest of each window, (N, H, W, C).
     POOL = enum.auto()
-    # Other height and width, (N, H, W, C).
-    RESIZE = enum.auto()
-    # Moves blocks of positions into the batch or back: dilated convolutions.
-    BLOCKS = enum.auto()
     # Puts values to other places, leaves some out or repeats some.
     MOVE = enum.auto()
     # Joins operands along an axis.
     JOIN = enum.auto()
-    # Another type of number.
-    CAST = enum.auto()
     # A convolution over images, or each channel with its own kernel.
     CONVOLUTION = enum.auto()
-    TRANSPOSED_CONVOLUTION = enum.auto()
-    CONVOLUTION_3D = enum.auto()
     # A matrix product.
     PRODUCT = enum.auto()
     # Adds a second operand.
@@ -44,10 +36,6 @@ class Trait(enum.Flag):
     SUBTRACT = enum.auto()
     MULTIPLY = enum.auto()
     DIVIDE = enum.auto()
-    # The lesser, or the greater, of two operands.
-    BOUND = enum.auto()
-    # 0 where negative.
-    RECTIFY = enum.auto()
     # BatchNormalization as one operation.
     BATCH_NORM = enum.auto()
     # f(s x) = s f(x) for one positive factor s per channel, the last axis.
@@ -64,17 +52,12 @@ _TRAITS = {
     "BatchMatMul": Trait.PRODUCT,
     "BatchMatMulV2": Trait.PRODUCT,
     "BatchMatMulV3": Trait.PRODUCT,
-    "BatchToSpaceND": Trait.BLOCKS | _BY_CHANNEL,
+    "BatchToSpaceND": _BY_CHANNEL,
     "BiasAdd": Trait.BIAS,
-    "Cast": Trait.CAST,
     "CheckNumerics": Trait.IDENTITY,
     "ConcatV2": Trait.JOIN,
     "Conv2D": Trait.CONVOLUTION,
-    "Conv2DBackpropInput": Trait.TRANSPOSED_CONVOLUTION,
-    "Conv3D": Trait.CONVOLUTION_3D,
-    "Conv3DBackpropInputV2": Trait.TRANSPOSED_CONVOLUTION,
     "DepthwiseConv2dNative": Trait.CONVOLUTION,
-    "Div": Trait.DIVIDE,
     "Einsum": Trait.PRODUCT,
     "EnsureShape": Trait.IDENTITY,
     "ExpandDims": Trait.RESHAPE | Trait.KEEPS_MOMENTS,
@@ -86,9 +69,7 @@ _TRAITS = {
     "LeakyRelu": Trait.KEEPS_FACTORS,
     "MatMul": Trait.PRODUCT,
     "MaxPool": Trait.POOL | Trait.KEEPS_FACTORS,
-    "Maximum": Trait.BOUND,
     "Mean": Trait.KEEPS_MOMENTS,
-    "Minimum": Trait.BOUND,
     "MirrorPad": Trait.PAD | _BY_CHANNEL,
     "Mul": Trait.MULTIPLY,
     "Pack": Trait.JOIN,
@@ -97,15 +78,14 @@ _TRAITS = {
     "PadV2": Trait.PAD,
     "PreventGradient": Trait.IDENTITY,
     "RealDiv": Trait.DIVIDE,
-    "Relu": Trait.RECTIFY | Trait.KEEPS_FACTORS,
-    "Relu6": Trait.RECTIFY,
+    "Relu": Trait.KEEPS_FACTORS,
     "Reshape": Trait.RESHAPE,
-    "ResizeBilinear": Trait.RESIZE | _BY_CHANNEL,
-    "ResizeNearestNeighbor": Trait.RESIZE | _BY_CHANNEL,
+    "ResizeBilinear": _BY_CHANNEL,
+    "ResizeNearestNeighbor": _BY_CHANNEL,
     "ReverseV2": Trait.MOVE,
     "Slice": Trait.MOVE,
     "Snapshot": Trait.IDENTITY,
-    "SpaceToBatchND": Trait.BLOCKS | _BY_CHANNEL,
+    "SpaceToBatchND": _BY_CHANNEL,
     "Squeeze": Trait.RESHAPE | Trait.KEEPS_MOMENTS,
     "StopGradient": Trait.IDENTITY,
     "StridedSlice": Trait.MOVE,
@@ -118,8 +98,8 @@ def having(traits: Trait) -> frozenset[str]:
     """Operations that have at least one of the traits.
 
     Examples:
-      >>> sorted(having(Trait.RESHAPE | Trait.CAST))
-      ['Cast', 'ExpandDims', 'Reshape', 'Squeeze']
+      >>> sorted(having(Trait.ADD | Trait.SUBTRACT))
+      ['Add', 'AddV2', 'Sub']
     """
     return frozenset(op for op, own in _TRAITS.items() if own & traits)
 
@@ -134,9 +114,7 @@ ADDITIONS = having(Trait.ADD)
 # What adds a bias: an operand of one value per channel.
 BIAS_ADDITIONS = having(Trait.ADD | Trait.BIAS)
 SUMS = having(Trait.ADD | Trait.SUBTRACT)
-ARITHMETIC = having(
-    Trait.ADD | Trait.SUBTRACT | Trait.MULTIPLY | Trait.DIVIDE
-) - {"Div"}
+ARITHMETIC = having(Trait.ADD | Trait.SUBTRACT | Trait.MULTIPLY | Trait.DIVIDE)
 BATCH_NORMS = having(Trait.BATCH_NORM)
 # May stand between a layer and its bias or BN, and leaves channels alone.
 BEHIND_LAYERS = RESHAPES | {"BatchToSpaceND"}

@@ -7,9 +7,9 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dsg_tf.config import run_config
+
 FIT, LOOK, STOP = "fit", "look", "stop"
-# Below it, noise is more than a tenth of what is left of the signal.
-_LOW_LAYER_DB = 10.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +43,7 @@ def of(report: Mapping[str, Any]) -> Advice:
     if not report["passed"]:
         why = [*verdict["doubts"], *verdict["missed"]]
         return Advice(STOP, f"Do not ship: {why[0]}.", reason, command)
-    if worst and not worst.get("zero") and _low(worst):
+    if worst and _low(worst):
         return Advice(
             LOOK,
             f"Look at layer {worst['layer']} ({worst['sqnr_db']:.1f} dB): the"
@@ -60,14 +60,17 @@ def of(report: Mapping[str, Any]) -> Advice:
 
 
 def _low(row: Mapping[str, Any]) -> bool:
-    return row["sqnr_db"] is not None and row["sqnr_db"] < _LOW_LAYER_DB
+    if row["sqnr_db"] is None or row.get("zero"):
+        return False
+    return row["sqnr_db"] < run_config.LEAST_SQNR_DB
 
 
 def command_line(report: Mapping[str, Any], more: Sequence[str] = ()) -> str:
     """The command of a run, for a shell.
 
     Args:
-      report: a parsed report.json.
+      report: a parsed report.json. A live model, and samples in memory, get
+        the name of a file in capitals: they have to be saved first.
       more: flags that take the place of its own of the same name.
 
     Examples:
@@ -77,9 +80,17 @@ def command_line(report: Mapping[str, Any], more: Sequence[str] = ()) -> str:
 --weight_bits=4"
     """
     names = {_name(flag) for flag in more}
-    own = [f for f in report.get("flags", ()) if _name(f) not in names]
-    model, output = (shlex.quote(report[k]) for k in ("model", "output"))
-    words = [f"--saved_model={model}", f"--output={output}"]
+    in_memory = f"--samples={run_config.IN_MEMORY}"
+    own = [
+        "--samples=FILE.npz" if flag == in_memory else flag
+        for flag in report.get("flags", ())
+        if _name(flag) not in names
+    ]
+    model = "MODEL" if report.get("live_model") else report["model"]
+    words = [
+        f"--saved_model={shlex.quote(model)}",
+        f"--output={shlex.quote(report['output'])}",
+    ]
     words += [shlex.quote(flag) for flag in (*own, *more)]
     return " ".join(["python -m dsg_tf.quantize", *words])
 

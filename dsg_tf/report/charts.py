@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from dsg_tf.config import run_config
+
 # Stands in the SVG for the page's text colour, which dark pages change.
 _INK = "#010203"
 _MAIN, _SECOND = "#0072B2", "#D55E00"
@@ -61,7 +63,9 @@ def layer_sqnr(rows: Sequence[Mapping[str, Any]]) -> str:
     with _axes(2.6) as (axes, texts):
         numbers = np.arange(len(shown))
         axes.bar(numbers, [r["sqnr_db"] for r in shown], color=_MAIN)
-        axes.axhline(10, color=_SECOND, linestyle="--", linewidth=1)
+        axes.axhline(
+            run_config.LEAST_SQNR_DB, color=_SECOND, linestyle="--", linewidth=1
+        )
         axes.set_xlabel("layer, in the order of the network")
         axes.set_ylabel("SQNR, dB")
     return texts[0]

@@ -38,11 +38,6 @@ def of_folder(report: Mapping[str, Any], folder: pathlib.Path) -> str:
       report: the parsed report.json.
       folder: of the run; samples and distances are shown where they are.
     """
-    distances = folder / run_folders.DISTANCES
-    try:
-        text = distances.read_text(encoding="utf-8")
-    except OSError:
-        text = ""
     path = report["config"]["samples"] or folder / run_folders.SAMPLES
     try:
         arrays = sample_sets.read(
@@ -52,7 +47,15 @@ def of_folder(report: Mapping[str, Any], folder: pathlib.Path) -> str:
         arrays = {}
     count = report["samples"]["calibration"]
     calibrating = {name: array[:count] for name, array in arrays.items()}
-    return render(report, samples=calibrating, distances=text)
+    return render(report, samples=calibrating, distances=distances_of(folder))
+
+
+def distances_of(folder: pathlib.Path) -> str:
+    """Text of a run's distances.csv; empty where there is none."""
+    try:
+        return (folder / run_folders.DISTANCES).read_text(encoding="utf-8")
+    except OSError:
+        return ""
 
 
 def render(
@@ -108,13 +111,14 @@ def _completed(report: Mapping[str, Any]) -> dict[str, Any]:
         "flags": [],
         "latency_ms": {},
         "histograms": [],
-        "notes": [],
+        "live_model": False,
     }
     return {**added, **report, "machine": machine}
 
 
 def _db(value: float | None) -> str:
-    return "not finite" if value is None else f"{value:.1f} dB"
+    # JSON has neither infinity, an exact output's, nor NaN.
+    return "none" if value is None else f"{value:.1f} dB"
 
 
 def _rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:

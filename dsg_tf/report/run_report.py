@@ -116,6 +116,7 @@ class RunReport:
     Attributes:
       dsg_tf: version that wrote it.
       model: the model's path, or the type of a live model.
+      live_model: whether it was given as an object, and not as a path.
       model_fingerprint: of the frozen graph and its weights.
       output: the .tflite's path, or the SavedModel's of a simulation.
       config: what was asked for, with what needs have filled in.
@@ -156,6 +157,7 @@ class RunReport:
 
     dsg_tf: str
     model: str
+    live_model: bool
     model_fingerprint: str
     output: str
     config: run_config.PipelineConfig
@@ -244,7 +246,7 @@ def build(
     written: export_result.ExportResult,
     outputs: Mapping[str, verify.Fidelity],
     layers: Sequence[Mapping],
-    looks: writers.Looks,
+    measurements: writers.FileMeasurements,
     seconds: Mapping[str, float],
 ) -> RunReport:
     """Gathers the facts of a run, and judges it.
@@ -262,13 +264,10 @@ def build(
       written: what was written (`export_result.ExportResult`).
       outputs: by output name.
       layers: rows of `fidelity`, worst first.
-      looks: what else was measured of the files.
+      measurements: what else was measured of the files.
       seconds: wall seconds by stage.
     """
     rounds = sample_metadata.get("rounds")
-    name = type(model).__name__
-    if isinstance(model, str | os.PathLike):
-        name = os.fspath(model)
     verdict = verdict_lib.judge(
         outputs,
         layers,
@@ -283,14 +282,15 @@ def build(
     untreated += [UntreatedLayer(name, "") for name in written.unmatched]
     return RunReport(
         dsg_tf=dsg_tf.__version__,
-        model=name,
+        model=_model_name(model),
+        live_model=not isinstance(model, str | os.PathLike),
         model_fingerprint=source.fingerprint,
         output=os.fspath(output),
         config=config,
         inputs={k: domain.describe() for k, domain in source.domains.items()},
         batch_norm_layers=len(source.layers),
         cover_behind_last_batch_norm=_cover(
-            source, config, sample_metadata.get("synthesis")
+            source, sample_metadata.get("synthesis")
         ),
         samples=samples,
         edges=sample_metadata.get("edges"),
@@ -314,11 +314,18 @@ def build(
         outputs=dict(outputs),
         layers=tuple(layers),
         flags=tuple(quantize_flags.shortest(config)),
-        latency_ms=looks.latency_ms,
-        histograms=looks.histograms,
+        latency_ms=measurements.latency_ms,
+        histograms=measurements.histograms,
         seconds=dict(seconds),
         machine=Machine.this(),
     )
+
+
+def _model_name(model: object) -> str:
+    """A model's path; of a live model its type."""
+    if isinstance(model, str | os.PathLike):
+        return os.fspath(model)
+    return type(model).__name__
 
 
 def number(value: float | None) -> float:
@@ -361,14 +368,12 @@ def _plain(rows: Sequence) -> list[dict[str, Any]]:
 
 def _cover(
     source: source_model.SourceModel,
-    config: run_config.PipelineConfig,
     made_with: Mapping[str, Any] | None,
 ) -> str:
     """How the synthesis covered tensors behind the last BN.
 
     Args:
       source: the loaded model.
-      config: what was asked for.
       made_with: fields of the synthesis that made the samples; None where
         nothing is known of it.
     """

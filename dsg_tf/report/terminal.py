@@ -13,7 +13,7 @@ _SHOWN_LAYERS = 5
 # Doubts, and notes, on the screen.
 _SHOWN_DOUBTS = 5
 # What an output's agreement is of, by its kind.
-JUDGED_BY = {
+_JUDGED_BY = {
     output_kinds.Kind.PROBABILITIES: "top-1",
     output_kinds.Kind.LOGITS: "top-1",
     output_kinds.Kind.SIGMOIDS: "decisions",
@@ -130,7 +130,7 @@ def _outputs_table(report: run_report.RunReport):
     for name, row in report.outputs.items():
         table.add_row(
             name,
-            JUDGED_BY[output_kinds.Kind(row.kind)],
+            _JUDGED_BY[output_kinds.Kind(row.kind)],
             f"{100 * row.agreement:.1f} %",
             f"{row.sqnr_mean_db:.1f}",
             _worst_channel(row),

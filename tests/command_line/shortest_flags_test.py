@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dsg_tf.command_line import quantize_flags
-from dsg_tf.config import needs
+from dsg_tf.config import needs, run_config
 
 _LINES = [
     [],
@@ -27,3 +27,8 @@ def test_they_ask_for_the_same_config_and_are_no_more(lines):
     found = quantize_flags.shortest(config)
     assert needs.complete(quantize_flags.parse(found)) == config
     assert len(found) <= len(lines)
+
+
+def test_what_no_flag_can_say_is_no_error():
+    config = run_config.PipelineConfig(output_names=("a,b",))
+    assert "--output_names=a,b" in quantize_flags.shortest(config)

@@ -8,6 +8,7 @@ import shlex
 import pytest
 
 from dsg_tf.command_line import quantize_flags
+from dsg_tf.config import run_config
 from dsg_tf.report import advice
 
 _REPORT = {
@@ -83,4 +84,15 @@ def test_flags_of_the_run_are_replaced_not_repeated():
     report = _REPORT | {"flags": ["--activation_bits=8", "--seed=3"]}
     line = advice.command_line(report, ["--activation_bits=16"])
     assert shlex.split(line)[5:] == ["--seed=3", "--activation_bits=16"]
-    assert quantize_flags.parse(shlex.split(line)[5:]).export.activation_bits
+    parsed = quantize_flags.parse(shlex.split(line)[5:])
+    assert parsed.export.activation_bits == 16
+
+
+def test_what_is_in_memory_has_to_be_saved_first():
+    flags = [f"--samples={run_config.IN_MEMORY}", "--seed=3"]
+    report = _REPORT | {"live_model": True, "model": "Model", "flags": flags}
+    words = shlex.split(advice.command_line(report))
+    assert words[3:] == [
+        *("--saved_model=MODEL", "--output=net.tflite"),
+        *("--samples=FILE.npz", "--seed=3"),
+    ]

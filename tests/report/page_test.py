@@ -100,9 +100,13 @@ def test_what_is_not_finite_is_shown_as_such(report):
     broken = copy.deepcopy(report)
     for row in broken["outputs"].values():
         row["sqnr_db"] = row["sqnr_mean_db"] = row["max_abs_error"] = None
+        row["finite"] = False
     broken["layers"][0]["sqnr_db"] = None
     broken["layers"][0]["input_sqnr_db"] = None
     assert "not finite" in page.render(broken)
+    for row in broken["outputs"].values():
+        row["finite"] = True  # Equal to the float model's: infinite.
+    assert "not finite" not in page.render(broken)
 
 
 def test_loss_of_its_own_is_what_the_inputs_do_not_explain(report):

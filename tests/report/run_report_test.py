@@ -188,7 +188,7 @@ def _build(**changes):
         ),
         "outputs": {"a": _fidelity(), "b": _fidelity(agreement=0.6)},
         "layers": [],
-        "looks": writers.Looks({}, ()),
+        "measurements": writers.FileMeasurements({}, ()),
         "seconds": {"load": 1.25, "samples": 2.5},
     }
     return run_report.build(**{**fields, **changes})

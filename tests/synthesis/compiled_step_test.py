@@ -5,30 +5,20 @@ XLA compiles for CPUs too, so that no GPU is needed here.
 
 from __future__ import annotations
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 import tiny_classifier
 
 from dsg_tf.config import synthesis_config
-from dsg_tf.synthesis import callbacks, run, synthesizer
+from dsg_tf.synthesis import callbacks, run
 
 
 def _model(fill):
-    graph, layers, head = tiny_classifier.parts(tiny_classifier.classifier)
     config = synthesis_config.SynthesisConfig(
         num_samples=2, batch_size=2, steps=1, fill=fill, jitter=0.25
     )
-    model = synthesizer.Synthesizer(
-        graph,
-        layers,
-        domains={"x": tiny_classifier.domain()},
-        head=head,
-        config=config,
-    )
-    model.compile(optimizer=keras.optimizers.Adam(0.1))
-    model.reset(0)
+    model = tiny_classifier.synthesizer_of(config)
     targets = callbacks.BatchNormTargets()
     targets.set_model(model)
     targets.on_train_begin()

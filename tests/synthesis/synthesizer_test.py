@@ -53,18 +53,7 @@ _ALL = synthesis_config.SynthesisConfig(
 _RTOL = 2e-3
 
 
-def _make(config, function=tiny_classifier.classifier, *, index=0):
-    graph, layers, head = tiny_classifier.parts(function)
-    model = synthesizer.Synthesizer(
-        graph,
-        layers,
-        domains={"x": tiny_classifier.domain()},
-        head=head,
-        config=config,
-    )
-    model.compile(optimizer=keras.optimizers.Adam(config.learning_rate))
-    model.reset(index)
-    return model
+_make = tiny_classifier.synthesizer_of
 
 
 class _Record(keras.callbacks.Callback):
@@ -518,7 +507,10 @@ class TestReset:
 
     def test_forgets_the_batches_before(self):
         config = dataclasses.replace(_ALL, learning_rate=0.05)
-        used, fresh = _make(config), _make(config, index=1)
+        used, fresh = (
+            _make(config),
+            _make(config, index=1),
+        )
         _fit(used, 2, callbacks.PlateauAnneal(0.05, 1))
         used.optimizer.learning_rate.assign(1e-9)
         used.reset(1)
@@ -679,7 +671,11 @@ class TestSpectrum:
         low, high = _make(pixels)._spaces["x"].bounds
         np.testing.assert_allclose(
             _make(pixels).samples["x"].numpy(),
-            np.clip(self._images(_make(self._CONFIG)), low, high),
+            np.clip(
+                self._images(_make(self._CONFIG)),
+                low,
+                high,
+            ),
             atol=1e-5,
         )
 
