@@ -39,7 +39,7 @@ def default_output(model: str, export: export_config.ExportConfig) -> str:
     path = pathlib.Path(model).absolute()
     stem = (
         path.stem
-        if path.suffix in (".keras", ".h5", ".hdf5", ".pb")
+        if path.suffix in (".keras", ".h5", ".hdf5", ".pb", ".tflite")
         else path.name
     )
     bits = export.weight_bits, export.activation_bits
@@ -60,7 +60,8 @@ def main() -> int:
     # Wrong paths are told before TensorFlow is imported.
     if not config.export.simulated:
         files.run_destination(pathlib.Path(output), {"the model": model})
-    formats.find(source)
+    find = formats.require_moments if config.needs_moments else formats.find
+    find(source)
     stages.set_folder(files.run_folder(pathlib.Path(output)))
     with quiet.importing():
         from dsg_tf import pipeline

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import os
+import pathlib
 from collections.abc import Mapping
 
 from absl import logging
@@ -19,7 +21,7 @@ from dsg_tf.analysis import (
 from dsg_tf.config import run_config
 from dsg_tf.core import errors
 from dsg_tf.graph import fake_quant, frozen, ir
-from dsg_tf.graph.load import loading
+from dsg_tf.graph.load import formats, loading
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -66,6 +68,8 @@ def load(model: object, config: run_config.PipelineConfig) -> SourceModel:
       errors.UserError: it cannot be loaded, or it has no BN, or an input that
         no gradient reaches, where the method needs it.
     """
+    if config.needs_moments and isinstance(model, str | os.PathLike):
+        formats.require_moments(pathlib.Path(model))
     graph = loading.load(
         model,
         signature=config.signature or None,
@@ -77,8 +81,9 @@ def load(model: object, config: run_config.PipelineConfig) -> SourceModel:
     )
     _refuse_quantized(graph)
     graph = fake_quant.without(graph)
-    needs_bn = not config.samples and config.synthesis.method != "noise"
-    find = bn_statistics.require if needs_bn else bn_statistics.find
+    find = bn_statistics.find
+    if config.needs_moments:
+        find = bn_statistics.require
     layers = find(graph)
     if not config.samples:
         _check_synthesisable(graph)

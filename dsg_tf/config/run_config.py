@@ -136,6 +136,11 @@ class PipelineConfig:
             _require_range(self.input_range)
         _require_shapes(self.input_shapes)
 
+    @property
+    def needs_moments(self) -> bool:
+        """Whether samples are synthesised from BatchNormalization moments."""
+        return not self.samples and self.synthesis.method != "noise"
+
 
 def _pairs(shapes) -> tuple[tuple[str, tuple[int, ...]], ...]:
     """(name, shape) of each input, from whatever form they are given in.

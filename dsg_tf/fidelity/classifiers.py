@@ -12,7 +12,7 @@ from dsg_tf.core import errors
 from dsg_tf.graph.load import formats, model_files
 from dsg_tf.tflite import rehearsal
 
-_EXPECTED = f"a .tflite file, {model_files.EXPECTED}"
+_EXPECTED = model_files.EXPECTED.replace("float .tflite", ".tflite")
 
 # Images float32 (N, ...), model input units -> scores float32 (N, classes).
 Predictor = Callable[[np.ndarray], np.ndarray]

@@ -8,6 +8,7 @@ the names and the order of inputs and outputs; both functions restore them.
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
@@ -249,6 +250,7 @@ def _named(
         ),
     )
     _make_names_unique(view.raw.subgraphs[0].tensors)
+    _widen_biases(view)
     return flatbuffer.write(view.raw)
 
 
@@ -285,6 +287,30 @@ def _output_indices(view: flatbuffer.Model, function) -> list[int]:
                 f" {view.tensors[index].shape}; expected {tensor.shape}"
             )
     return indices
+
+
+def _widen_biases(view: flatbuffer.Model) -> None:
+    """Gives each bias as many numbers as its layer has channels.
+
+    The converter makes the bias of a transposed convolution of an addition
+    that follows, be it of one number, and the kernel then reads whatever lies
+    behind it in memory.
+    """
+    raw = view.raw
+    for op, bias, channels in op_support.short_biases(view):
+        values = np.repeat(view.constant(bias), channels)
+        buffer = schema.BufferT()
+        buffer.data = np.frombuffer(values.tobytes(), np.uint8)
+        raw.buffers.append(buffer)
+        wide = copy.copy(raw.subgraphs[0].tensors[bias.index])
+        wide.shape, wide.buffer = [channels], len(raw.buffers) - 1
+        wide.name = (wide.name or b"bias") + b"#%d" % op.index
+        raw.subgraphs[0].tensors.append(wide)
+        operator = raw.subgraphs[0].operators[op.index]
+        operator.inputs = list(operator.inputs)
+        operator.inputs[op_support.WEIGHTS[op.name].bias] = (
+            len(raw.subgraphs[0].tensors) - 1
+        )
 
 
 def _make_names_unique(tensors: list[schema.TensorT]) -> None:

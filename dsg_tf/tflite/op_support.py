@@ -11,6 +11,7 @@ import dataclasses
 import enum
 import functools
 
+import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from litert_quantizer import algorithm_manager, qtyping
 from litert_quantizer.algorithms.utils import common_utils
@@ -220,6 +221,31 @@ def float_ops(quantized_tflite: bytes) -> list[UnsupportedOp]:
         and touches_float(view, op)
         and not is_input_cast(view, op)
     ]
+
+
+def short_biases(
+    view: flatbuffer.Model,
+) -> list[tuple[flatbuffer.Op, flatbuffer.Tensor, int]]:
+    """Layers whose bias has fewer numbers than the layer has channels.
+
+    Kernels do not check it, and read beyond the bias.
+
+    Returns:
+      The operation, its bias, and its number of output channels.
+    """
+    found = []
+    for op in view.ops:
+        place = WEIGHTS.get(op.name)
+        if place is None or len(op.inputs) <= place.bias:
+            continue
+        if op.inputs[place.bias] < 0:
+            continue
+        bias = view.tensors[op.inputs[place.bias]]
+        shape = view.tensors[op.inputs[place.weight]].shape
+        channels = shape[place.axis] if place.axis < len(shape) else 0
+        if bias.constant and int(np.prod(bias.shape)) < channels:
+            found.append((op, bias, channels))
+    return found
 
 
 def touches_float(view: flatbuffer.Model, op: flatbuffer.Op) -> bool:

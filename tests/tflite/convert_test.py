@@ -219,3 +219,19 @@ def test_operations_that_are_no_culprits_are_not_named():
     text = str(convert._user_error(ValueError("'tf.Const' op " + "x" * 400)))
     assert "refusal: 'tf.Const' op xx" in text
     assert len(text) < 300
+
+
+def test_a_bias_has_a_number_for_each_channel():
+    """The converter makes the addition a bias of one number; six are read."""
+    kernel = np.random.default_rng(0).normal(size=(1, 1, 6, 4))
+    kernel = kernel.astype(np.float32)
+
+    def function(x):
+        shape = [1, 1, 5, 6]
+        return 3.0 + tf.nn.conv2d_transpose(x, kernel, shape, 1, "VALID")
+
+    frozen = tflite_nets.frozen(function, tf.TensorSpec((1, 1, 5, 4), name="x"))
+    model = convert.to_float(frozen)
+    x = np.ones((1, 1, 5, 4), np.float32)
+    (found,) = interpreter.Interpreter(model).run({"x": x}).values()
+    np.testing.assert_allclose(found, function(x), atol=1e-5)

@@ -156,3 +156,16 @@ def tflite_files() -> Iterator[cases.Case]:
             ".tflite: fields",
             on_model("evaluate", path, damage.of_tflite(path)),
         )
+    float_file = originals.FLOAT_TFLITE
+    for index, how in attempts.in_turn(12, byte_mutators.NAMES):
+        yield attempts.malformed(
+            f"tflite-model-{how}-{index}",
+            ".tflite: bytes",
+            on_model("quantize", float_file, damage.of_bytes(float_file, how)),
+        )
+    for index, path in attempts.in_turn(18, (float_file,)):
+        yield attempts.malformed(
+            f"tflite-model-fields-{index}",
+            ".tflite: fields",
+            on_model("quantize", path, damage.of_tflite(path)),
+        )

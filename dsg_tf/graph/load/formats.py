@@ -37,11 +37,6 @@ _CONVERT = "convert it to a SavedModel first"
 
 # Description and remedy of unsupported files, by suffix.
 _OTHER_FILES = {
-    ".tflite": (
-        "a .tflite file, which is the result: no BatchNormalization is left in"
-        " it to draw samples from",
-        "quantize the SavedModel or Keras model that it was made from",
-    ),
     ".onnx": ("an ONNX model", f"{_CONVERT}, for instance with onnx2tf"),
     ".pt": ("a PyTorch model", _CONVERT),
     ".pth": ("a PyTorch model", _CONVERT),
@@ -73,6 +68,7 @@ class Format(enum.Enum):
     KERAS = ".keras"
     HDF5 = ".h5"
     GRAPH_DEF = "GraphDef"
+    TFLITE = ".tflite"
 
 
 def located(path: pathlib.Path) -> pathlib.Path:
@@ -136,6 +132,23 @@ def find(path: pathlib.Path) -> tuple[pathlib.Path, Format]:
     return path, identify(path)
 
 
+def require_moments(path: pathlib.Path) -> None:
+    """Refuses a model whose format keeps no BatchNormalization moments.
+
+    Raises:
+      errors.UserError: a .tflite; or as `find`.
+    """
+    path, kind = find(path)
+    if kind is Format.TFLITE:
+        raise errors.UserError(
+            str(path),
+            got="a .tflite, in which BatchNormalization is folded: no moments"
+            " are left to synthesise samples from",
+            expected="the SavedModel or Keras model that it was made from",
+            remedy="or pass your own samples: --samples=images.npz",
+        )
+
+
 def identify(path: pathlib.Path) -> Format:
     """The format of the model at `path`.
 
@@ -197,7 +210,7 @@ def _identify_file(path: pathlib.Path) -> Format:
     if suffix == ".pb":
         return Format.GRAPH_DEF
     if head[4:8] == b"TFL3":
-        raise _unknown(path, *_OTHER_FILES[".tflite"])
+        return Format.TFLITE
     if head.startswith(_HDF5_MAGIC):
         if suffix not in (".h5", ".hdf5"):
             raise _unknown(
@@ -206,7 +219,7 @@ def _identify_file(path: pathlib.Path) -> Format:
         return Format.HDF5
     if head.startswith(b"PK"):
         return _identify_archive(path, suffix)
-    if suffix in (".keras", ".h5", ".hdf5"):
+    if suffix in (".keras", ".h5", ".hdf5", ".tflite"):
         size = path.stat().st_size
         raise _unknown(
             path,

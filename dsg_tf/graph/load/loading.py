@@ -1,4 +1,4 @@
-"""Any model to one frozen graph: SavedModel, .keras, .h5, or a live object.
+"""Any model to one frozen graph: a path of any format, or a live object.
 
 Nothing after this module knows where a model came from.
 
@@ -6,6 +6,7 @@ Nothing after this module knows where a model came from.
   saved_models  tags, signature, guarded tf.saved_model.load
   keras_models  .keras and .h5 files, live Keras models
   graph_defs    frozen GraphDefs of TensorFlow 1
+  tflite_files  float .tflite files
   endpoint      the checks that all of them share
   open_shapes   dimensions that the model leaves open
 """
@@ -33,6 +34,7 @@ from dsg_tf.graph.load import (
     graph_defs,
     keras_models,
     saved_models,
+    tflite_files,
 )
 
 Shapes = endpoint.Shapes
@@ -58,8 +60,8 @@ def load(
     """Loads a model as a frozen inference graph.
 
     Args:
-      model: a path (SavedModel folder, .keras, .h5, frozen GraphDef .pb, or a
-        folder with one of them), or a live object: a Keras
+      model: a path (SavedModel folder, .keras, .h5, frozen GraphDef .pb, float
+        .tflite, or a folder with one of them), or a live object: a Keras
         3 or tf_keras model, a tf.Module with `__call__`, what
         `tf.saved_model.load` returned, a tf.function or a concrete function.
       signature: the SavedModel's signature; by default serving_default, or
@@ -181,6 +183,8 @@ def _find_file(given: pathlib.Path, choices: _Choices):
             allow_unsafe_ops=choices.allow_unsafe_ops,
         )
         return found, None, subject
+    if kind is formats.Format.TFLITE:
+        return tflite_files.load(path), None, subject
     model = keras_models.load_file(path, kind)
     found = keras_models.to_endpoint(model, choices.input_shapes)
     return found, model, subject

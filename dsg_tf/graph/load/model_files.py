@@ -14,7 +14,10 @@ from collections.abc import Iterator
 
 from dsg_tf.core import errors, files
 
-EXPECTED = "a SavedModel folder, a .keras, .h5 or frozen GraphDef .pb file"
+EXPECTED = (
+    "a SavedModel folder, a .keras, .h5, frozen GraphDef .pb or float .tflite"
+    " file"
+)
 # A folder of a model has tens of files; one of millions is something else.
 _MAX_ENTRIES = 100_000
 
