@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -27,6 +27,7 @@ from dsg_tf.tflite import (
     float_edges,
     lowering,
     op_support,
+    output_scales,
     readback,
     weight_grids,
     weights,
@@ -104,14 +105,18 @@ class TFLiteWriter:
                     (op.op, op.tensor) for op in op_support.float_ops(model)
                 ),
             )
-        float_tflite = self._to_float(prepared.graph)
+        float_tflite, uneven = self._with_even_outputs(
+            prepared.graph, reference, calibrating
+        )
         ranges = self._ranges(prepared.graph, float_tflite, calibrating)
+        for layer in uneven:
+            ranges[layer.even] = layer.range(ranges[layer.even][0]), None
         exported = export.export(
             float_tflite,
             {t: self._chosen(*pair) for t, pair in ranges.items()},
             activation_bits=config.activation_bits,
             io_type=config.io_type,
-            options=self._options(prepared.graph),
+            options=self._options(prepared.graph, uneven),
             allow_float_ops=config.allow_float_ops,
             float_edges=bool(config.float_edges),
         )
@@ -180,6 +185,44 @@ class TFLiteWriter:
             model = feature_scales.equalized(model, self._columns)
         return model
 
+    def _with_even_outputs(
+        self,
+        graph: ir.Graph,
+        reference: bytes,
+        calibrating: sample_sets.SampleSet,
+    ) -> tuple[bytes, tuple[output_scales.Layer, ...]]:
+        """The file with channels of unlike scale, at its end, kept apart."""
+        config = self._config
+        float_tflite = self._to_float(graph)
+        if (
+            not config.float_edges
+            or config.activation_bits == export_config.FLOAT_BITS
+        ):
+            return float_tflite, ()
+        model, uneven = output_scales.equalized(
+            float_tflite,
+            calibrating.arrays,
+            activation_bits=config.activation_bits,
+            reference=reference,
+            granularity=qtypes.Granularity(config.granularity),
+        )
+        for changed in uneven:
+            name = next(
+                (
+                    layer.name
+                    for layer in linear_layers.find(graph)
+                    if np.array_equal(layer.rows(), changed.rows)
+                ),
+                changed.even,
+            )
+            logging.info(
+                "layer %s: its channels differ %.0f-fold; they are quantized"
+                " at one scale, and spread in float behind it",
+                name,
+                changed.factors.max() / changed.factors.min(),
+            )
+        return model, uneven
+
     def _ranges(
         self,
         graph: ir.Graph,
@@ -215,7 +258,9 @@ class TFLiteWriter:
         use_known = self._config.range_method == "bn" and known is not None
         return known if use_known else observed
 
-    def _options(self, graph: ir.Graph) -> weights.Options:
+    def _options(
+        self, graph: ir.Graph, uneven: Sequence[output_scales.Layer]
+    ) -> weights.Options:
         """The grids of a graph's weights, as the exporter wants them."""
         config = self._config
         grids = [
@@ -227,6 +272,12 @@ class TFLiteWriter:
             for layer in linear_layers.find(graph)
             if layer.kernel_tensor in graph.weight_grids
         ]
+        for changed in uneven:
+            grids = [
+                kept
+                for grid in grids
+                if (kept := _rescaled(grid, changed)) is not None
+            ]
         return weights.Options(
             bits=config.weight_bits,
             granularity=qtypes.Granularity(config.granularity),
@@ -262,6 +313,15 @@ class TFLiteWriter:
             input_names=[port.name for port in graph.inputs],
             output_names=[port.name for port in graph.outputs],
         )
+
+
+def _rescaled(
+    grid: weight_grids.WeightGrid, changed: output_scales.Layer
+) -> weight_grids.WeightGrid | None:
+    """A grid, as a layer's output channels are now; None where it is gone."""
+    if grid.matches(changed.rows, 0):
+        return changed.scaled(grid)
+    return grid
 
 
 def _unlike_columns(

@@ -78,17 +78,17 @@ def find(
     head: dict[int, str] = {}
     tail: dict[int, str] = {}
     for seed in _tail_seeds(view, activation_bits, ranges):
-        region = _reached(view, seed.op, forward=True)
-        if not any(_has_weights(view, op) for op in region):
+        region = reached(view, seed.op, forward=True)
+        if not any(has_weights(view, op) for op in region):
             tail |= dict.fromkeys((op.index for op in region), seed.reason)
     for seed in _head_seeds(view, activation_bits):
-        region = _reached(view, seed.op, forward=False)
+        region = reached(view, seed.op, forward=False)
         if seed.normalized:
             region += _normalization(view, region)
         if (
             seed.op.index not in tail
             and not any(op.name in _ACTIVATIONS for op in region)
-            and (seed.weights or not any(_has_weights(view, o) for o in region))
+            and (seed.weights or not any(has_weights(view, o) for o in region))
         ):
             head |= dict.fromkeys((op.index for op in region), seed.reason)
     return FloatEdges(head, tail)
@@ -127,6 +127,8 @@ def _tail_seeds(
         reason = _no_integer_form(view, op, activation_bits)
         if reason:
             yield _Seed.of(op, reason)
+        elif op.name == "MUL" and _spreads_columns(view, op):
+            yield _Seed.of(op, "brings channels to unlike scales")
         elif op.name in _JOINS and ranges:
             ratio = _range_ratio(view, op, ranges)
             if ratio > greatest:
@@ -209,6 +211,16 @@ def _scales_unlike_columns(view: flatbuffer.Model, op: flatbuffer.Op) -> bool:
     return feature_scales.unlike(mean[used], deviation[used])
 
 
+def _spreads_columns(view: flatbuffer.Model, op: flatbuffer.Op) -> bool:
+    """Whether a MUL gives channels reaches that one scale cannot hold."""
+    factor = _column_constant(view, op)
+    if factor is None:
+        return False
+    # A factor of 0 takes its channel away.
+    used = np.abs(factor[factor != 0])
+    return used.size > 1 and used.max() > _GREATEST_RATIO * used.min()
+
+
 def _column_constant(
     view: flatbuffer.Model, op: flatbuffer.Op
 ) -> np.ndarray | None:
@@ -232,7 +244,7 @@ def _is_of_a_power(view: flatbuffer.Model, op: flatbuffer.Op) -> bool:
     return any(
         other.name == "SQUARE"
         or (other.name == "MUL" and len(set(other.inputs)) == 1)
-        for other in _reached(view, op, forward=False)
+        for other in reached(view, op, forward=False)
     )
 
 
@@ -262,11 +274,12 @@ def _normalization(
     return found
 
 
-def _has_weights(view: flatbuffer.Model, op: flatbuffer.Op) -> bool:
+def has_weights(view: flatbuffer.Model, op: flatbuffer.Op) -> bool:
+    """Whether an operation is a layer with weights, or a matrix product."""
     return weights.operand(view, op) is not None or op.name == "BATCH_MATMUL"
 
 
-def _reached(
+def reached(
     view: flatbuffer.Model, op: flatbuffer.Op, *, forward: bool
 ) -> list[flatbuffer.Op]:
     """An operation with its transitive consumers or producers."""

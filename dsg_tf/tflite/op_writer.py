@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from dsg_tf.tflite import flatbuffer
+from dsg_tf.tflite import flatbuffer, op_support
 
 _OPTIONS = {
     "ADD": (schema.BuiltinOptions.AddOptions, schema.AddOptionsT),
@@ -72,6 +72,21 @@ class OpWriter:
     def fix(self, index: int, values: np.ndarray) -> None:
         """Gives a float32 tensor, computed or constant, these values."""
         self._graph.tensors[index].buffer = self._buffer(values)
+
+    def set_bias(self, op: flatbuffer.Op, values: np.ndarray) -> None:
+        """Gives a layer a bias of its own, (O,)."""
+        place = op_support.WEIGHTS[op.name].bias
+        operator = self._old[op.index]
+        operands = list(operator.inputs)
+        operands += [-1] * (place + 1 - len(operands))
+        operands[place] = self.constant(values)
+        operator.inputs = operands
+
+    def move_output(self, op: flatbuffer.Op) -> int:
+        """Lets an operation compute a new tensor; returns its index."""
+        even = self._like(op.outputs[0], self._name(op.name.lower()))
+        self._old[op.index].outputs = [even]
+        return even
 
     def _buffer(self, values: float | np.ndarray) -> int:
         buffer = schema.BufferT()
