@@ -11,7 +11,7 @@ import tflite_nets
 import tiny_graphs
 
 from dsg_tf.analysis import quantization_points
-from dsg_tf.calibration import calibration
+from dsg_tf.export import calibration
 from dsg_tf.graph import evaluation, frozen, ir
 from dsg_tf.quant import qtypes, uniform
 from dsg_tf.tflite import convert, export, flatbuffer, interpreter, op_support

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from dsg_tf.analysis import quantization_points as points_lib
-from dsg_tf.calibration import bn_ranges, calibration
+from dsg_tf.export import bn_ranges, calibration
 from dsg_tf.graph import ir
 from dsg_tf.quant import qtypes, uniform
 from dsg_tf.tflite import op_support

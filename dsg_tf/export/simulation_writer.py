@@ -8,10 +8,9 @@ from collections.abc import Mapping
 from absl import logging
 
 from dsg_tf.analysis import source_model
-from dsg_tf.calibration import bn_ranges
 from dsg_tf.config import export_config
 from dsg_tf.core import errors, files, overlaps, progress, staging
-from dsg_tf.export import export_result, simulation
+from dsg_tf.export import bn_ranges, export_result, simulation
 from dsg_tf.graph import writing
 from dsg_tf.samples import sample_sets
 from dsg_tf.transforms import passes

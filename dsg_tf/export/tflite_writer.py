@@ -11,10 +11,9 @@ import tensorflow as tf
 from absl import logging
 
 from dsg_tf.analysis import linear_layers, source_model
-from dsg_tf.calibration import bn_ranges, calibration
 from dsg_tf.config import export_config
 from dsg_tf.core import files, progress, staging
-from dsg_tf.export import export_result
+from dsg_tf.export import bn_ranges, calibration, export_result
 from dsg_tf.graph import frozen, ir
 from dsg_tf.graph.load import open_shapes
 from dsg_tf.quant import qtypes

@@ -11,12 +11,11 @@ from typing import Any
 
 import dsg_tf
 from dsg_tf.analysis import source_model
-from dsg_tf.calibration import bn_ranges
 from dsg_tf.command_line import quantize_flags
 from dsg_tf.config import run_config
 from dsg_tf.core import strict_json, versions
 from dsg_tf.diversity import diversity
-from dsg_tf.export import export_result, simulation, writers
+from dsg_tf.export import bn_ranges, export_result, simulation, writers
 from dsg_tf.fidelity import layer_histograms, verify
 from dsg_tf.fidelity import verdict as verdict_lib
 from dsg_tf.quant import qtypes

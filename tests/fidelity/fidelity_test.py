@@ -10,8 +10,7 @@ import tensorflow as tf
 import tflite_nets
 import tiny_graphs
 
-from dsg_tf.calibration import calibration
-from dsg_tf.export import simulation, tflite_writer
+from dsg_tf.export import calibration, simulation, tflite_writer
 from dsg_tf.fidelity import fidelity, verdict, verify
 from dsg_tf.samples import sample_sets
 from dsg_tf.tflite import export

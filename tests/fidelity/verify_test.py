@@ -11,7 +11,7 @@ import tflite_nets
 from hypothesis import strategies
 from hypothesis.extra import numpy as arrays
 
-from dsg_tf.calibration import calibration
+from dsg_tf.export import calibration
 from dsg_tf.fidelity import verify
 from dsg_tf.tflite import export, flatbuffer
 

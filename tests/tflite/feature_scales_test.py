@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from dsg_tf.calibration import calibration
+from dsg_tf.export import calibration
 from dsg_tf.tflite import (
     convert,
     export,

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from dsg_tf.calibration import calibration
 from dsg_tf.core import errors
+from dsg_tf.export import calibration
 from dsg_tf.tflite import (
     convert,
     export,

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import tflite_nets
 
-from dsg_tf.calibration import calibration
 from dsg_tf.core import errors
+from dsg_tf.export import calibration
 from dsg_tf.quant import uniform
 from dsg_tf.tflite import export, flatbuffer, interpreter
 

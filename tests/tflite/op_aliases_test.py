@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import tflite_nets
 
-from dsg_tf.calibration import calibration
+from dsg_tf.export import calibration
 from dsg_tf.fidelity import verify
 from dsg_tf.tflite import (
     export,

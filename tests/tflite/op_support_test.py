@@ -9,7 +9,7 @@ from ai_edge_litert import schema_py_generated as schema
 from litert_quantizer import algorithm_manager, qtyping
 from litert_quantizer.utils import tfl_flatbuffer_utils
 
-from dsg_tf.calibration import calibration
+from dsg_tf.export import calibration
 from dsg_tf.quant import qtypes
 from dsg_tf.tflite import convert, export, flatbuffer, op_support
 

@@ -5,8 +5,8 @@ import pytest
 import tensorflow as tf
 
 import dsg_tf
-from dsg_tf.calibration import calibration
 from dsg_tf.config import export_config, run_config
+from dsg_tf.export import calibration
 from dsg_tf.graph.load import loading
 from dsg_tf.quant import qtypes, weight_scales
 from dsg_tf.tflite import (

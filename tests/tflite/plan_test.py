@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tflite_nets
 
-from dsg_tf.calibration import calibration
+from dsg_tf.export import calibration
 from dsg_tf.quant import qtypes, uniform
 from dsg_tf.tflite import flatbuffer, plan, weights
 

@@ -10,7 +10,7 @@ import pytest
 import tflite_nets
 from ai_edge_litert import schema_py_generated as schema
 
-from dsg_tf.calibration import calibration
+from dsg_tf.export import calibration
 from dsg_tf.tflite import export, flatbuffer, readback, weights
 
 

@@ -11,7 +11,7 @@ import tflite_nets
 from litert_quantizer import qtyping
 from litert_quantizer.utils import tfl_flatbuffer_utils
 
-from dsg_tf.calibration import calibration
+from dsg_tf.export import calibration
 from dsg_tf.quant import qtypes
 from dsg_tf.tflite import (
     convert,

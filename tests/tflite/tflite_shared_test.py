@@ -8,7 +8,7 @@ import tensorflow as tf
 from PIL import Image
 from tensorflow.python.framework import convert_to_constants
 
-from dsg_tf.calibration import calibration
+from dsg_tf.export import calibration
 from dsg_tf.fidelity import verify
 from dsg_tf.tflite import convert, export, interpreter, readback
 

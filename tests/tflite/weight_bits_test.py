@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 import tflite_nets
 
-from dsg_tf.calibration import calibration
+from dsg_tf.export import calibration
 from dsg_tf.fidelity import verify
 from dsg_tf.quant import qtypes, uniform
 from dsg_tf.tflite import (

@@ -3,9 +3,8 @@
 import hypothesis
 import numpy as np
 
-from dsg_tf.calibration import calibration
 from dsg_tf.config import export_config
-from dsg_tf.export import tflite_writer
+from dsg_tf.export import calibration, tflite_writer
 from dsg_tf.graph import evaluation
 from dsg_tf.graph.load import loading
 from dsg_tf.tflite import export, interpreter, readback

@@ -11,7 +11,7 @@ import tflite_nets
 import tiny_graphs
 
 from dsg_tf.analysis import linear_layers
-from dsg_tf.calibration import calibration
+from dsg_tf.export import calibration
 from dsg_tf.fidelity import verify
 from dsg_tf.graph import frozen, ir
 from dsg_tf.graph.load import loading

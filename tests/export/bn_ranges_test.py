@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import tiny_models
 
-from dsg_tf.calibration import bn_ranges, calibration
-from dsg_tf.export import tflite_writer
+from dsg_tf.export import bn_ranges, calibration, tflite_writer
 from dsg_tf.graph.load import loading
 from dsg_tf.quant import qtypes
 from dsg_tf.transforms import fold_batch_norm

@@ -8,8 +8,8 @@ import tensorflow as tf
 import tflite_nets
 import tiny_graphs
 
-from dsg_tf.calibration import calibration
 from dsg_tf.core import errors
+from dsg_tf.export import calibration
 from dsg_tf.quant import qtypes
 from dsg_tf.tflite import convert, flatbuffer, op_support
 

@@ -1,1 +1,0 @@
-"""Ranges of activations, from samples and from BatchNorm."""
