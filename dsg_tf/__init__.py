@@ -28,7 +28,7 @@ def _is_command() -> bool:
     """Whether this process is one of dsg_tf's commands, about to start."""
     name = os.path.basename(sys.argv[0]) if sys.argv else ""
     if name != "-m":  # So it is while `python -m` looks for the module.
-        return name in ("dsg-quantize", "dsg-batch")
+        return name in ("dsg-quantize", "dsg-batch", "dsg-inspect")
     at = sys.orig_argv.index("-m") if "-m" in sys.orig_argv else -1
     return sys.orig_argv[at + 1].startswith("dsg_tf.")
 
@@ -47,6 +47,8 @@ _MODULE_OF = {
     "Result": "dsg_tf.pipeline",
     "SampleSet": "dsg_tf.samples.sample_sets",
     "UserError": "dsg_tf.core.errors",
+    "Inspection": "dsg_tf.report.inspection",
+    "inspect_model": "dsg_tf.report.inspection",
     "load": "dsg_tf.graph.load.loading",
     "quantize_model": "dsg_tf.pipeline",
     "representative_dataset": "dsg_tf.pipeline",
@@ -61,12 +63,14 @@ _MODULES = {
 
 __all__ = [
     "ExportConfig",
+    "Inspection",
     "PipelineConfig",
     "Result",
     "SampleSet",
     "SynthesisConfig",
     "UserError",
     "callbacks",
+    "inspect_model",
     "load",
     "quantize_model",
     "representative_dataset",

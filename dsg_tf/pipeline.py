@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
+from absl import logging
 
 import dsg_tf
 from dsg_tf.analysis import source_model
@@ -37,7 +38,7 @@ from dsg_tf.core import (
 from dsg_tf.diversity import diversity
 from dsg_tf.export import export_result, writers
 from dsg_tf.graph import ir
-from dsg_tf.report import page, run_report
+from dsg_tf.report import cost, page, run_report
 from dsg_tf.samples import run_folders, sample_sets
 from dsg_tf.synthesis import sampling
 from dsg_tf.transforms import passes
@@ -204,8 +205,15 @@ def _run(
         else:
             sampling.check(source, config.synthesis)
         others = sampling.given(source, os.fspath(real)) if real else None
+    expected = cost.estimate(
+        source,
+        passes.folded(source.graph),
+        config,
+        load_s=clock.seconds["load"],
+    )
     # Logged only after the model and the samples were accepted.
     source.log()
+    logging.info("expected: %s", expected.in_one_line())
     if not config.resume:
         run_folders.forget(run_folder)
     with clock.stage("samples"):

@@ -23,6 +23,15 @@ Quantizes a trained TensorFlow model to an integer .tflite, without data.
 """
 
 quantize_flags.define(flags.FLAGS)
+flags.DEFINE_bool(
+    "dry_run",
+    False,
+    "Inspect the model, tell what a run would find and cost, and stop.",
+)
+GROUPS = {
+    title: (*names, "dry_run") if title == "Output" else names
+    for title, names in quantize_flags.GROUPS.items()
+}
 
 
 def default_output(model: str, export: export_config.ExportConfig) -> str:
@@ -62,6 +71,10 @@ def main() -> int:
         files.run_destination(pathlib.Path(output), {"the model": model})
     find = formats.require_moments if config.needs_moments else formats.find
     find(source)
+    if flags.FLAGS.dry_run:
+        with quiet.importing():
+            from dsg_tf.report import inspection_table
+        return inspection_table.run(model, config)
     stages.set_folder(files.run_folder(pathlib.Path(output)))
     with quiet.importing():
         from dsg_tf import pipeline
@@ -77,6 +90,6 @@ if __name__ == "__main__":
     cli.run(
         main,
         usage=_USAGE,
-        groups=quantize_flags.GROUPS,
+        groups=GROUPS,
         resumes=lambda: flags.FLAGS.resume,
     )

@@ -28,13 +28,13 @@ _PACKAGES = (
     "diversity export",
     "report",
     "figures pipeline",
-    "quantize synthetic_samples",
+    "inspect quantize synthetic_samples",
 )
 _RANK = {p: rank for rank, line in enumerate(_PACKAGES) for p in line.split()}
 _NO_TENSORFLOW = ("core", "config", "samples", "command_line", "batch")
 _COMMANDS = (
     *("quantize", "synthetic_samples", "image_samples", "evaluate"),
-    "figures",
+    *("figures", "inspect"),
 )
 _KERAS = ("synthesis", "graph.load")
 # Whatever a command line is made of.

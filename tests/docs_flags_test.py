@@ -8,25 +8,24 @@ import re
 import pytest
 from absl import flags
 
+from dsg_tf import inspect, quantize
 from dsg_tf.batch import batch_flags
-from dsg_tf.command_line import quantize_flags
 
 _ROOT = pathlib.Path(__file__).absolute().parent.parent
 _PAGES = [_ROOT / "README.md", *sorted((_ROOT / "docs").glob("**/*.md"))]
 _COMMAND = re.compile(
-    r"(?:python -m dsg_tf\.|dsg-)(quantize|batch)\b((?:[^\n`]|\\\n)*)"
+    r"(?:python -m dsg_tf\.|dsg-)(quantize|batch|inspect)\b((?:[^\n`]|\\\n)*)"
 )
 _FLAG = re.compile(r"--(?:no)?([a-z][a-z_]*)")
 
 
 def _known(command: str) -> set[str]:
     values = flags.FlagValues()
-    if command == "batch":
-        batch_flags.define(values)
-    else:
-        quantize_flags.define(values)
+    batch_flags.define(values)
+    groups = {"quantize": quantize.GROUPS, "inspect": inspect.GROUPS}
+    names = {n for group in groups.get(command, {}).values() for n in group}
     # absl's own.
-    return {*values, "flagfile", "help", "verbosity", "resume"}
+    return (names or set(values)) | {"flagfile", "help", "verbosity"}
 
 
 def _uses() -> list[tuple[str, str, str]]:

@@ -37,6 +37,11 @@ def quantize() -> None:
     runpy.run_module("dsg_tf.quantize", run_name="__main__", alter_sys=True)
 
 
+def inspect() -> None:
+    """The console script `dsg-inspect`: `python -m dsg_tf.inspect`."""
+    runpy.run_module("dsg_tf.inspect", run_name="__main__", alter_sys=True)
+
+
 def batch() -> None:
     """The console script `dsg-batch`: `python -m dsg_tf.batch`."""
     runpy.run_module("dsg_tf.batch", run_name="__main__", alter_sys=True)

@@ -226,10 +226,16 @@ def pipeline_config(values: flags.FlagValues) -> run_config.PipelineConfig:
             export=export_config.ExportConfig(
                 **fields(values, export_config.ExportConfig)
             ),
-            samples=values.samples,
-            min_agreement=values.min_agreement,
-            min_sqnr_db=values.min_sqnr_db,
-            resume=values.resume,
+            **{
+                name: values[name].value
+                for name in (
+                    "samples",
+                    "min_agreement",
+                    "min_sqnr_db",
+                    "resume",
+                )
+                if name in values
+            },
         )
 
 

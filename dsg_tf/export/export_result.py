@@ -67,6 +67,10 @@ class Writer(Protocol):
           Outputs of the layers whose weights stay float.
         """
 
+    @property
+    def float_tflite(self) -> bytes | None:
+        """The float file that `check_model` made; None where there is none."""
+
     def write(
         self,
         prepared: passes.PreparedGraph,

@@ -51,6 +51,11 @@ class SimulationWriter:
         del source
         return frozenset()
 
+    @property
+    def float_tflite(self) -> None:
+        """A simulation has none."""
+        return None
+
     def write(
         self,
         prepared: passes.PreparedGraph,

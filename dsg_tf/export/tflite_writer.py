@@ -83,6 +83,11 @@ class TFLiteWriter:
             )
         return self._float_layers(graph, float_tflite)
 
+    @property
+    def float_tflite(self) -> bytes | None:
+        """The float file that `check_model` made; None before."""
+        return None if self._converted is None else self._converted[1]
+
     def write(
         self,
         prepared: passes.PreparedGraph,

@@ -32,7 +32,7 @@ _PACKED_QMAX = 7
 # Operations with correct int4 kernels for every width of activations.
 # LiteRT 2.3 computes wrong results for int4 DEPTHWISE_CONV_2D with 16-bit
 # activations.
-_PACKABLE = frozenset({"CONV_2D", "FULLY_CONNECTED"})
+PACKABLE = frozenset({"CONV_2D", "FULLY_CONNECTED"})
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -273,7 +273,7 @@ def _scale_floor(
 
 def _is_packable(op: flatbuffer.Op, params: qtypes.QuantParams) -> bool:
     """Whether an operation takes these codes as int4."""
-    return op.name in _PACKABLE and params.qmax <= _PACKED_QMAX
+    return op.name in PACKABLE and params.qmax <= _PACKED_QMAX
 
 
 def _own_params(
