@@ -62,7 +62,7 @@ class Cost:
     forward_ms: float
 
     def in_one_line(self) -> str:
-        """For instance `12 s (load 1, samples 4), 1.1 GB of memory, 50 steps`."""
+        """For instance `12 s (load 1, samples 4), 1.1 GB of memory`."""
         stages = ", ".join(
             f"{stage} {seconds:.0f}"
             for stage, seconds in self.seconds.items()
