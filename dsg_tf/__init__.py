@@ -55,9 +55,9 @@ _MODULE_OF = {
     "synthesize": "dsg_tf.pipeline",
 }
 
-# Whole modules: Keras callbacks that steer a synthesis; the graph transforms.
+# Whole modules: Keras callbacks of syntheses and trainings; the transforms.
 _MODULES = {
-    "callbacks": "dsg_tf.synthesis.callbacks",
+    "callbacks": "dsg_tf.pipeline.callbacks",
     "transforms": "dsg_tf.transforms",
 }
 

@@ -36,7 +36,7 @@ _COMMANDS = (
     *("quantize", "synthetic_samples", "image_samples", "evaluate"),
     *("figures", "inspect"),
 )
-_KERAS = ("synthesis", "graph.load")
+_KERAS = ("synthesis", "graph.load", "pipeline")
 # Whatever a command line is made of.
 _FLAGS = ("command_line", "batch", *_COMMANDS)
 _REPORT = "transforms.pass_report"
@@ -124,7 +124,7 @@ def _wrong_tops(sources: dict[str, str]) -> list[str]:
         light = package in (*_NO_TENSORFLOW, *_COMMANDS, "dsg_tf")
         heavy = top in ("tensorflow", "keras", "tf_keras", "ai_edge_litert")
         # Reads Keras' files, and imports Keras only when it meets one.
-        on_demand = item.lazy or package == "synthesis"
+        on_demand = item.lazy or package in ("synthesis", "pipeline")
         keras = top in ("keras", "tf_keras")
         if (
             (light and heavy)
