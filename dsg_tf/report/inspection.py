@@ -176,7 +176,7 @@ def inspect_model(
     Examples:
       >>> found = inspect_model("examples/digits_saved_model")
       >>> [i.name for i in found.inputs], len(found.batch_norms), found.refusal
-      (['keras_tensor'], 3, '')
+      (['image'], 13, '')
     """
     start = time.monotonic()
     config = needs.complete(config or run_config.PipelineConfig())
