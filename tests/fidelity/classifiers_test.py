@@ -133,7 +133,7 @@ def test_signature_of_a_file_without_any_is_refused(files):
 
 def test_missing_model_is_refused(tmp_path):
     with pytest.raises(
-        errors.UserError, match=r"no such file.*a Saved"
+        errors.UserError, match=r"no such file.*a Saved.*\.tflite file"
     ):
         classifiers.load_predictor(str(tmp_path / "none.tflite"))
 
