@@ -57,8 +57,7 @@ def main() -> int:
     source = files.saved_model_folder(pathlib.Path(_FLAGS.saved_model))
     logging.set_verbosity(max(logging.get_verbosity(), logging.WARNING))
     # Wrong paths are told before TensorFlow is imported.
-    find = formats.require_moments if config.needs_moments else formats.find
-    find(source)
+    formats.find(source, needs_moments=config.needs_moments)
     with quiet.importing():
         from dsg_tf.report import inspection_table
 

@@ -69,8 +69,7 @@ def main() -> int:
     # Wrong paths are told before TensorFlow is imported.
     if not config.export.simulated:
         files.run_destination(pathlib.Path(output), {"the model": model})
-    find = formats.require_moments if config.needs_moments else formats.find
-    find(source)
+    formats.find(source, needs_moments=config.needs_moments)
     if flags.FLAGS.dry_run:
         with quiet.importing():
             from dsg_tf.report import inspection_table

@@ -55,10 +55,9 @@ def main() -> int:
     output = pathlib.Path(_FLAGS.output or "samples.npz")
     logging.set_verbosity(max(logging.get_verbosity(), logging.INFO))
     # Wrong paths are told before TensorFlow is imported.
-    find = formats.find
-    if config.needs_moments:
-        find = formats.require_moments
-    find(pathlib.Path(_FLAGS.saved_model))
+    formats.find(
+        pathlib.Path(_FLAGS.saved_model), needs_moments=config.needs_moments
+    )
     stages.set_folder(files.run_folder(output))
     with quiet.importing():
         from dsg_tf import pipeline

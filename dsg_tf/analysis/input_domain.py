@@ -22,6 +22,9 @@ NATURAL_DEVIATION = 0.25
 _LEAST_VARIANCE = 0.1
 
 
+_ASSUMED = "assumed: nothing in the model tells"
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class InputDomain:
     """Where the values of one input live, in the model's input units.
@@ -52,7 +55,7 @@ class InputDomain:
     neighbour_correlation: float = 0.9
     channel_correlation: float = 0.9
     integer: bool = False
-    source: str = "assumed: nothing in the model tells"
+    source: str = _ASSUMED
     quality: float = 1.0
     moments_seen: bool = False
     bounds_follow: bool = False
@@ -127,6 +130,11 @@ class InputDomain:
             deviation=np.asarray(np.sqrt(variance), np.float32),
             source=source,
         )
+
+    @property
+    def assumed(self) -> bool:
+        """Whether nothing in the model, and no flag, tells of the values."""
+        return self.source == _ASSUMED
 
     def describe(self) -> str:
         """One line for the screen.

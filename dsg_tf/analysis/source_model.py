@@ -68,8 +68,8 @@ def load(model: object, config: run_config.PipelineConfig) -> SourceModel:
       errors.UserError: it cannot be loaded, or it has no BN, or an input that
         no gradient reaches, where the method needs it.
     """
-    if config.needs_moments and isinstance(model, str | os.PathLike):
-        formats.require_moments(pathlib.Path(model))
+    if isinstance(model, str | os.PathLike):
+        formats.find(pathlib.Path(model), needs_moments=config.needs_moments)
     graph = loading.load(
         model,
         signature=config.signature or None,

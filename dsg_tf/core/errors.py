@@ -47,6 +47,23 @@ class ResourceError(UserError):
     """
 
 
+def first_line(error: Exception, most: int = 160) -> str:
+    """The first line of what an error says, for a line of ours.
+
+    Args:
+      error: of a library.
+      most: characters.
+
+    Examples:
+      >>> first_line(ValueError("no shape\\nat x.py:3"))
+      'no shape'
+      >>> first_line(KeyError())
+      'KeyError'
+    """
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0] if len(lines[0]) <= most else f"{lines[0][: most - 3]}..."
+
+
 def _rebuild(
     kind: type[UserError], subject: str, got: str, expected: str, remedy: str
 ) -> UserError:

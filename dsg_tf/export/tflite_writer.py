@@ -123,6 +123,7 @@ class TFLiteWriter:
             options=self._options(prepared.graph, uneven),
             allow_float_ops=config.allow_float_ops,
             float_edges=bool(config.float_edges),
+            even={layer.even for layer in uneven},
         )
         for name in exported.unmatched:
             logging.warning(

@@ -205,12 +205,13 @@ def _run(
         else:
             sampling.check(source, config.synthesis)
         others = sampling.given(source, os.fspath(real)) if real else None
-    expected = cost.estimate(
-        source,
-        passes.folded(source.graph),
-        config,
-        load_s=clock.seconds["load"],
-    )
+    with clock.stage("estimate"):
+        expected = cost.estimate(
+            source,
+            passes.folded(source.graph),
+            config,
+            load_s=clock.seconds["load"],
+        )
     # Logged only after the model and the samples were accepted.
     source.log()
     logging.info("expected: %s", expected.in_one_line())

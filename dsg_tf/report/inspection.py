@@ -20,7 +20,7 @@ from dsg_tf.core import errors, stages, strict_json
 from dsg_tf.export import writers
 from dsg_tf.fidelity import output_kinds
 from dsg_tf.graph import ir, naming
-from dsg_tf.report import cost
+from dsg_tf.report import cost, run_report
 from dsg_tf.tflite import flatbuffer, float_edges
 from dsg_tf.transforms import passes
 
@@ -100,15 +100,6 @@ class BatchNorm:
 
 
 @dataclasses.dataclass(frozen=True)
-class FloatOperation:
-    """An operation that stays float at an end of the model, and why."""
-
-    operation: str
-    tensor: str
-    reason: str
-
-
-@dataclasses.dataclass(frozen=True)
 class Inspection:
     """What is known of a model before it is quantized.
 
@@ -140,7 +131,7 @@ class Inspection:
     pairs: tuple[str, ...]
     unpaired: Mapping[str, str]
     untreated: tuple[tuple[str, str], ...]
-    float_operations: tuple[FloatOperation, ...]
+    float_operations: tuple[run_report.FloatOperation, ...]
     float_bytes: int | None
     integer_bytes: int | None
     cost: cost.Cost | None
@@ -241,7 +232,7 @@ def _inputs(source: source_model.SourceModel):
             tuple(port.shape),
             port.dtype.name,
             domain.describe(),
-            not domain.source.startswith("assumed"),
+            not domain.assumed,
         )
 
 
@@ -286,10 +277,12 @@ def _behind_last_bn(source: source_model.SourceModel) -> dict[str, str]:
 
 
 def _layers(source: source_model.SourceModel, folded: ir.Graph):
-    described = {
-        _layer_before(source.graph, layer): layer.name
-        for layer in source.layers
+    made = {
+        tensor: layer.name
+        for layer in linear_layers.find(source.graph)
+        for tensor in (layer.output, layer.linear_output)
     }
+    described = {made.get(x.input, ""): x.name for x in source.layers}
     for layer in linear_layers.find(folded):
         yield Layer(
             layer.name,
@@ -298,16 +291,6 @@ def _layers(source: source_model.SourceModel, folded: ir.Graph):
             tuple(folded.shape(layer.output) or ()),
             described.get(layer.name, ""),
         )
-
-
-def _layer_before(graph: ir.Graph, layer: bn_statistics.BatchNorm) -> str:
-    """The name of the layer whose output a BN layer reads; empty for others."""
-    made = {
-        tensor: found.name
-        for found in linear_layers.find(graph)
-        for tensor in (found.output, found.linear_output)
-    }
-    return made.get(layer.input, "")
 
 
 def _batch_norms(source: source_model.SourceModel, folded: ir.Graph):
@@ -335,7 +318,7 @@ def _batch_norms(source: source_model.SourceModel, folded: ir.Graph):
 
 def _float_operations(
     float_tflite: bytes | None, config: run_config.PipelineConfig
-) -> tuple[FloatOperation, ...]:
+) -> tuple[run_report.FloatOperation, ...]:
     if float_tflite is None or not config.export.float_edges:
         return ()
     view = flatbuffer.read(float_tflite)
@@ -343,7 +326,7 @@ def _float_operations(
         view, activation_bits=config.export.activation_bits
     )
     return tuple(
-        FloatOperation(
+        run_report.FloatOperation(
             view.ops[index].name,
             view.tensors[view.ops[index].outputs[0]].name,
             reason,

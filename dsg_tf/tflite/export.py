@@ -9,7 +9,7 @@ is not used. `readback.check` compares the result with the plan.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 
 import numpy as np
 from absl import logging
@@ -78,6 +78,7 @@ def export(
     options: weights.Options | None = None,
     allow_float_ops: bool = False,
     float_edges: bool = False,
+    even: Container[str] = (),
 ) -> Exported:
     """Quantizes a float .tflite on our own ranges.
 
@@ -94,6 +95,7 @@ def export(
         float, between a DEQUANTIZE and a QUANTIZE.
       float_edges: whether operations next to the model's inputs and outputs
         may stay float; see the module `float_edges`.
+      even: see `float_edges.find`.
 
     Returns:
       The integer file and what was asked for.
@@ -115,7 +117,7 @@ def export(
     edges = edges_lib.FloatEdges()
     if float_edges and activation_bits != op_support.FLOAT_BITS:
         edges = edges_lib.find(
-            view, activation_bits=activation_bits, ranges=ranges
+            view, activation_bits=activation_bits, ranges=ranges, even=even
         )
     planned = plan.make(
         view,

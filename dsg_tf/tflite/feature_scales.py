@@ -35,7 +35,11 @@ def unlike(mean: np.ndarray, deviation: np.ndarray) -> bool:
       >>> unlike(np.zeros(2), np.array([1.0, 100.0]))
       True
     """
-    reach = np.abs(mean) + _DEVIATIONS * deviation
+    return unlike_reaches(np.abs(mean) + _DEVIATIONS * deviation)
+
+
+def unlike_reaches(reach: np.ndarray) -> bool:
+    """The same of the columns' distances from zero, (C,)."""
     return bool(reach.size > 1 and reach.max() > _GREATEST_RATIO * reach.min())
 
 

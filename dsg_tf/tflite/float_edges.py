@@ -11,7 +11,7 @@ all operations before it, in the postprocessing (the tail) with all after it.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 
 import numpy as np
 
@@ -62,6 +62,7 @@ def find(
     *,
     activation_bits: int,
     ranges: Mapping[str, qtypes.TensorRange] | None = None,
+    even: Container[str] = (),
 ) -> FloatEdges:
     """Finds the float head and the float tail of a file.
 
@@ -70,6 +71,8 @@ def find(
       activation_bits: 8 or 16.
       ranges: of activations by tensor; without them, concatenations of
         operands with different ranges are not found.
+      even: tensors whose channels were brought to one scale (see
+        `output_scales`); what reads them brings the channels back.
 
     Returns:
       The operations. An operation without an integer form that is in neither
@@ -77,7 +80,7 @@ def find(
     """
     head: dict[int, str] = {}
     tail: dict[int, str] = {}
-    for seed in _tail_seeds(view, activation_bits, ranges):
+    for seed in _tail_seeds(view, activation_bits, ranges, even):
         region = reached(view, seed.op, forward=True)
         if not any(has_weights(view, op) for op in region):
             tail |= dict.fromkeys((op.index for op in region), seed.reason)
@@ -121,13 +124,16 @@ def _tail_seeds(
     view: flatbuffer.Model,
     activation_bits: int,
     ranges: Mapping[str, qtypes.TensorRange] | None,
+    even: Container[str],
 ) -> Iterator[_Seed]:
     greatest = _GREATEST_RATIO * 2.0 ** (activation_bits - 8)
     for op in view.ops:
         reason = _no_integer_form(view, op, activation_bits)
         if reason:
             yield _Seed.of(op, reason)
-        elif op.name == "MUL" and _spreads_columns(view, op):
+        elif (op.name == "MUL" and _spreads_columns(view, op)) or any(
+            view.tensors[index].name in even for index in op.inputs
+        ):
             yield _Seed.of(op, "brings channels to unlike scales")
         elif op.name in _JOINS and ranges:
             ratio = _range_ratio(view, op, ranges)

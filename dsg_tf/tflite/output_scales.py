@@ -198,7 +198,10 @@ def _plan(
     activation_bits: int,
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """Centre and factor of each channel; None where one scale holds them."""
-    whole = max(0.0, channels.high.max()) - min(0.0, channels.low.min())
+    # NumPy's, which keep NaN.
+    whole = np.max(channels.high, initial=0.0) - np.min(
+        channels.low, initial=0.0
+    )
     reach = np.maximum(np.abs(channels.low), np.abs(channels.high))
     alive = channels.deviation > _CONSTANT * reach
     if not np.isfinite(whole) or not alive.any():
@@ -211,9 +214,9 @@ def _plan(
         centre = (channels.low + channels.high) / 2
         reach = (channels.high - channels.low) / 2
     factor = np.ones_like(reach)
-    share = reach[alive] / reach.max()
-    factor[alive] = np.exp2(np.ceil(np.log2(share)))
-    if not feature_scales.unlike(centre, factor / 3):
+    widest = reach.max()
+    factor[alive] = np.exp2(np.ceil(np.log2(reach[alive] / widest)))
+    if not feature_scales.unlike_reaches(np.abs(centre) + factor * widest):
         return None
     return centre, factor
 

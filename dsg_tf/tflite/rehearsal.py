@@ -84,8 +84,8 @@ def _main(path: str) -> int:
     except errors.UserError as error:
         got = error.got
     except Exception as error:  # Each kind of damage raises another one.
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        got = f"a damaged file ({type(error).__name__}: {lines[0][:160]})"
+        said = errors.first_line(error)
+        got = f"a damaged file ({type(error).__name__}: {said})"
     else:
         return 0
     sys.stdout.write(json.dumps({"got": got}) + "\n")

@@ -105,7 +105,7 @@ def to_graph(
     except ValueError as error:
         raise errors.UserError(
             subject,
-            got=f"a graph that cannot be frozen ({_first_line(error)})",
+            got=f"a graph that cannot be frozen ({errors.first_line(error)})",
             expected="an inference graph",
             remedy=_INFERENCE,
         ) from error
@@ -166,11 +166,6 @@ def output_names(
     if isinstance(structured, Mapping) and len(structured) == count:
         return tuple(sorted(structured))
     return tuple(f"output_{i}" for i in range(count))
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0] if len(lines[0]) <= 160 else lines[0][:157] + "..."
 
 
 def _refuse_writes(

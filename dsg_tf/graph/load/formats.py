@@ -122,24 +122,22 @@ def _is_model(folder: pathlib.Path) -> bool:
     )
 
 
-def find(path: pathlib.Path) -> tuple[pathlib.Path, Format]:
+def find(
+    path: pathlib.Path, *, needs_moments: bool = False
+) -> tuple[pathlib.Path, Format]:
     """The model at or below a path, and its format.
 
+    Args:
+      path: a file or folder.
+      needs_moments: refuse a format that keeps no BatchNormalization moments.
+
     Raises:
-      errors.UserError: as `located` and `identify`.
+      errors.UserError: as `located` and `identify`; a .tflite, where moments
+        are needed.
     """
     path = located(path)
-    return path, identify(path)
-
-
-def require_moments(path: pathlib.Path) -> None:
-    """Refuses a model whose format keeps no BatchNormalization moments.
-
-    Raises:
-      errors.UserError: a .tflite; or as `find`.
-    """
-    path, kind = find(path)
-    if kind is Format.TFLITE:
+    kind = identify(path)
+    if needs_moments and kind is Format.TFLITE:
         raise errors.UserError(
             str(path),
             got="a .tflite, in which BatchNormalization is folded: no moments"
@@ -147,6 +145,7 @@ def require_moments(path: pathlib.Path) -> None:
             expected="the SavedModel or Keras model that it was made from",
             remedy="or pass your own samples: --samples=images.npz",
         )
+    return path, kind
 
 
 def identify(path: pathlib.Path) -> Format:

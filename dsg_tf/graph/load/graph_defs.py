@@ -175,10 +175,9 @@ def _function(
         )
         return wrapped.prune(fed, fetched)
     except (KeyError, TypeError, ValueError) as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
         raise errors.UserError(
             subject,
-            got=f"a graph that TensorFlow refuses ({lines[0][:160]})",
+            got=f"a graph that TensorFlow refuses ({errors.first_line(error)})",
             expected="a frozen GraphDef whose outputs depend on its inputs",
             remedy="see --input_names and --output_names",
         ) from error

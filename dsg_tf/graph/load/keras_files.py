@@ -105,10 +105,9 @@ def _one_line(subject: str) -> Iterator[None]:
     except errors.UserError:
         raise
     except Exception as error:  # Each damage has its own kind of error.
-        lines = str(error).strip().splitlines() or [type(error).__name__]
         raise errors.UserError(
             subject,
-            got=f"a damaged file ({lines[0][:120]})",
+            got=f"a damaged file ({errors.first_line(error)})",
             expected="a whole Keras model",
             remedy="download or save it again",
         ) from error

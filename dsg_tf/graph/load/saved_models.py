@@ -69,7 +69,8 @@ def _load_checked(
     except Exception as error:  # Each damage has its own kind of error.
         raise errors.UserError(
             str(path),
-            got=f"a SavedModel that TensorFlow cannot load ({_say(error)})",
+            got="a SavedModel that TensorFlow cannot load"
+            f" ({errors.first_line(error)})",
             expected="saved_model.pb with its variables, as it was saved",
             remedy=_remedy(path, error),
         ) from error
@@ -192,7 +193,8 @@ def _read(path: pathlib.Path) -> list[meta_graph_pb2.MetaGraphDef]:
     except Exception as error:  # OSError, DecodeError, UnicodeDecodeError ...
         raise errors.UserError(
             str(path),
-            got=f"a saved_model.pb that cannot be read ({_say(error)})",
+            got="a saved_model.pb that cannot be read"
+            f" ({errors.first_line(error)})",
             expected="a SavedModel",
             remedy="the file is damaged; export or download it again",
         ) from error
@@ -257,8 +259,3 @@ def _remedy(path: pathlib.Path, error: Exception) -> str:
             " model to dsg_tf.quantize_model, or export the model without it"
         )
     return "the files are damaged; export or download them again"
-
-
-def _say(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0] if len(lines[0]) <= 160 else lines[0][:157] + "..."

@@ -8,7 +8,7 @@ before it is believed.
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -23,6 +23,11 @@ from dsg_tf.tflite import flatbuffer, interpreter, op_support, rehearsal
 # Largest difference from the interpreter, of the output's largest value. Where
 # weights are integers, the kernels round activations as they run.
 _TOLERANCE, _TOLERANCE_ROUNDED = 1e-3, 0.1
+# What reading a file may raise that is not what it seems to be.
+_DAMAGE = (
+    *(ArithmeticError, AttributeError, LookupError, TypeError, ValueError),
+    tf.errors.OpError,
+)
 _ORIGINAL = "quantize the SavedModel or Keras model that it was made from"
 
 
@@ -44,15 +49,25 @@ def load(path: pathlib.Path) -> endpoint.Endpoint:
     with model_files.unchanged(path):
         rehearsal.require_runs(path)
         content = path.read_bytes()
-    view = flatbuffer.read(content)
-    _refuse_quantized(view, subject)
-    _refuse_short_biases(view, subject)
+    try:
+        view = flatbuffer.read(content)
+        _refuse_quantized(view, subject)
+        _refuse_short_biases(view, subject)
+        found = _function(view, subject)
+    except errors.UserError:
+        raise
+    except _DAMAGE as error:
+        raise errors.UserError(
+            subject,
+            got=f"a damaged .tflite ({errors.first_line(error)})",
+            expected="a float .tflite",
+            remedy="convert or download it again",
+        ) from error
     rounded = [t.dtype for t in view.tensors if t.params is not None]
     if rounded:
         logging.warning(
             "%s: weights of %s are taken as they are", subject, rounded[0]
         )
-    found = _function(view, subject)
     _compare(
         found,
         interpreter.Interpreter(content),
@@ -88,20 +103,31 @@ def _refuse_short_biases(view: flatbuffer.Model, subject: str) -> None:
 
 def _function(view: flatbuffer.Model, subject: str) -> endpoint.Endpoint:
     inputs, outputs = view.input_names(), view.output_names()
-    # Public names may be no names of arguments.
-    specs = [
-        tf.TensorSpec(_open_shape(view, t), t.dtype, f"input_{i}")
-        for i, t in enumerate(inputs.values())
-    ]
 
     def call(*tensors):
         values = dict(
             zip((t.index for t in inputs.values()), tensors, strict=True)
         )
         _run(view, values, subject)
-        return [tf.convert_to_tensor(values[t.index]) for t in outputs.values()]
+        return [
+            tf.convert_to_tensor(_operand(view, values, t.index))
+            for t in outputs.values()
+        ]
 
-    traced = tf.function(call, autograph=False).get_concrete_function(*specs)
+    def traced_with(shape_of: Callable[[flatbuffer.Tensor], Sequence]):
+        # Public names may be no names of arguments.
+        specs = [
+            tf.TensorSpec(shape_of(t), t.dtype, f"input_{i}")
+            for i, t in enumerate(inputs.values())
+        ]
+        # A new one each time: it would give a trace of wider shapes again.
+        function = tf.function(call, autograph=False)
+        return function.get_concrete_function(*specs)
+
+    traced = traced_with(lambda tensor: _open_shape(view, tensor))
+    if any(t.shape.rank and t.shape[0] == 1 for t in traced.outputs):
+        # Operations in between know one sample only, whatever the inputs say.
+        traced = traced_with(lambda tensor: tensor.shape)
     return endpoint.Endpoint(traced, tuple(inputs), tuple(outputs))
 
 
@@ -135,12 +161,8 @@ def _run(
                 made = tflite_ops.build(op.name, call)
         except tflite_ops.UnreadableError as error:
             raise _unreadable(subject, op, name, str(error)) from error
-        except (
-            *(ArithmeticError, AttributeError, LookupError, TypeError),
-            *(ValueError, tf.errors.OpError),
-        ) as error:
-            lines = str(error).strip().splitlines() or [type(error).__name__]
-            got = f"which TensorFlow refuses ({lines[0][:160]})"
+        except _DAMAGE as error:
+            got = f"which TensorFlow refuses ({errors.first_line(error)})"
             raise _unreadable(subject, op, name, got) from error
         values.update(zip(op.outputs, made, strict=True))
 

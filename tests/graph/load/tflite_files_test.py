@@ -214,6 +214,25 @@ class TestOperations:
         assert {p.name for p in graph.outputs} == {"sum", "difference"}
         assert max(_differences(path).values()) < 1e-6
 
+    def test_an_output_that_is_an_input_or_a_constant(self, tmp_path):
+        path = _file(
+            tmp_path / "net.tflite",
+            lambda x: (tf.identity(x), tf.nn.relu(x), tf.ones((1, 2))),
+            (1, 4),
+        )
+        assert max(_differences(path).values()) < 1e-6
+
+    def test_operations_that_know_one_sample_only(self, tmp_path):
+        """The file leaves the batch open, and a reshape does not."""
+
+        def net(x):
+            return tf.nn.softmax(tf.reshape(tf.nn.relu(x), (1, 4)))
+
+        path = _file(tmp_path / "net.tflite", net, (None, 2, 2))
+        graph = loading.load(path)
+        assert [port.shape for port in graph.inputs] == [(1, 2, 2)]
+        assert max(_differences(path).values()) < 1e-6
+
 
 class TestRefusals:
     def test_a_quantized_file(self, tmp_path):
