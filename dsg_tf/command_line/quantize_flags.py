@@ -38,8 +38,8 @@ def _define_saved_model(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "saved_model",
         None,
-        "SavedModel folder, .keras, .h5, frozen GraphDef .pb; with --samples also a"
-        " float .tflite.",
+        "SavedModel folder, .keras, .h5, frozen GraphDef .pb; with --samples"
+        " also a float .tflite.",
         flag_values=values,
     )
 
